@@ -1,0 +1,67 @@
+"""Errors for users: each says what is wrong, where, and the way out.
+
+The command line prints `message` and `way_out` and exits with `exit_code`; nothing below `cli` prints.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class GcbenchError(Exception):
+    """Base of every error a user can cause and mend.
+
+    Args:
+        message: what is wrong; names the file, key or value.
+        way_out: what to do about it, in one sentence.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, way_out: str = "") -> None:
+        super().__init__(f"{message} {way_out}".strip())
+        self.message = message
+        self.way_out = way_out
+
+
+class InputError(GcbenchError, ValueError):
+    """A value, an option or an argument is not what it must be."""
+
+    exit_code = 2
+
+
+class RecipeError(InputError):
+    """A recipe has an unknown key, a wrong type or a value out of range."""
+
+
+class DataError(GcbenchError, ValueError):
+    """A file or folder of data is missing, broken or not what its layout says."""
+
+
+class RunError(GcbenchError, RuntimeError):
+    """A job failed, or a run folder is not usable."""
+
+
+class MissingExtraError(GcbenchError, ImportError):
+    """An optional library is not installed."""
+
+
+def require(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import an optional library, or say which extra brings it.
+
+    Args:
+        module: dotted module name, e.g. ``"spconv.pytorch"``.
+        extra: the extra of this package that installs it, e.g. ``"cpu"``.
+        purpose: what needs it, e.g. ``"sparse convolution"``.
+
+    Raises:
+        MissingExtraError: the library cannot be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{purpose} needs the Python package '{module.split('.')[0]}', which cannot be imported ({error}).",
+            f"Install it with: pip install 'gcbench[{extra}]'",
+        ) from error
