@@ -1,0 +1,84 @@
+"""`gcbench reproduce TABLE`: plan a table, run what is missing, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+_EPILOG = """Examples:
+
+  gcbench reproduce table1 --preset tiny --out demo --columns scannet,s3dis-area5
+
+  gcbench reproduce table1 --data /data/gcbench --seeds 3 --dry-run
+"""
+
+
+@app.command(epilog=_EPILOG)
+def reproduce(
+    table: Annotated[str, typer.Argument(help="Which table, e.g. table1.")],
+    out: Annotated[Path, typer.Option(help="Folder for rooms, runs and the report.")] = Path("reproduction"),
+    preset: Annotated[str | None, typer.Option(help="Small sizes for a laptop: tiny. Brings synthetic rooms.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with prepared datasets: DATA/scannet, DATA/s3dis.")
+    ] = None,
+    rows: Annotated[str, typer.Option(help="Comma-separated row ids; all if empty.")] = "",
+    columns: Annotated[str, typer.Option(help="Comma-separated column ids; all if empty.")] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override, e.g. pretrain.schedule.steps=100; may be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the jobs and run none.")] = False,
+) -> None:
+    """Reproduce a table of the paper. A second call skips what is done and goes on with what was cut off."""
+    from rich.console import Console
+
+    from gcbench.cli.report import write_report
+    from gcbench.recipe.tables import load_table
+    from gcbench.reproduce.execute import execute_plan
+    from gcbench.reproduce.plan import Choice, choose, plan_table
+
+    console = Console()
+    definition = load_table(table)
+    choice = Choice(
+        rows=choose(definition, _split(rows), "row"),
+        columns=choose(definition, _split(columns), "column"),
+        seeds=seeds,
+        preset=preset,
+        data=_datasets(data),
+        overrides=tuple(set_ or ()),
+    )
+    plan = plan_table(definition, choice, out.resolve())
+    _show_plan(console, plan, table, dry_run)
+    if dry_run:
+        return
+    progress = _Live(console, plan)
+    try:
+        outcome = execute_plan(plan, on_start=progress.start, on_event=progress.event, on_end=progress.end)
+    finally:
+        progress.stop()
+    write_report(console, definition, plan.cells, out)
+    for folder, error in outcome.failed.items():
+        console.print(f"[red]failed:[/] {folder.name}: {error.message} {error.way_out}", soft_wrap=True)
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _datasets(root: Path | None) -> dict[str, Path]:
+    from gcbench.errors import DataError
+
+    if root is None:
+        return {}
+    found = {path.parent.name: path.parent.resolve() for path in sorted(root.glob("*/dataset.json"))}
+    if not found:
+        raise DataError(
+            f"{root} has no prepared dataset.", f"Make one: gcbench data prepare scannet RAW {root / 'scannet'}"
+        )
+    return found

@@ -1,0 +1,1 @@
+"""From raw folders to prepared datasets, and from prepared datasets to training samples."""

@@ -1,0 +1,75 @@
+"""Similarities: one 4 x 4 matrix that moves points, normals, cameras and depths together.
+
+A similarity is M = [[s L, b], [0, 1]] with L orthogonal (determinant - 1 after a mirror flip) and one scale s > 0.
+Moved by `move_points`, `move_cameras` and `move_depths` with the same M, a point falls on the same pixel as before, and
+its depth is s times what it was. Moved cameras keep an orthogonal 3 x 3 part: the scale is in their translation. After
+a mirror flip that part has determinant - 1; projection, depth and covariance (R Sigma R^T) hold as they are.
+
+Shape legend: N points, V views; `viewmats` are world-to-camera with OpenCV axes, lengths metres, angles radians.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcbench.structures import Float32Array, Float64Array
+
+Axis = Literal["x", "y", "z"]
+
+
+def rotation(axis: Axis, angle: float, center: Float64Array | None = None) -> Float64Array:
+    """[4, 4] rotation by `angle` about an axis through `center` [3] (the origin if None)."""
+    first, second = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
+    matrix = np.eye(4)
+    matrix[first, first] = matrix[second, second] = np.cos(angle)
+    matrix[first, second], matrix[second, first] = -np.sin(angle), np.sin(angle)
+    if center is not None:
+        matrix[:3, 3] = center - matrix[:3, :3] @ center
+    return matrix
+
+
+def scaling(factor: float) -> Float64Array:
+    """[4, 4] isotropic scaling about the origin by a factor > 0."""
+    return np.diag([factor, factor, factor, 1.0])
+
+
+def flip(x: bool, y: bool) -> Float64Array:
+    """[4, 4] mirror flips of the x and the y axis."""
+    return np.diag([-1.0 if x else 1.0, -1.0 if y else 1.0, 1.0, 1.0])
+
+
+def shift(offset: Float64Array) -> Float64Array:
+    """[4, 4] translation by `offset` [3]."""
+    matrix = np.eye(4)
+    matrix[:3, 3] = offset
+    return matrix
+
+
+def scale_of(matrix: Float64Array) -> float:
+    """The scale s of a similarity [4, 4]."""
+    return float(np.cbrt(abs(np.linalg.det(matrix[:3, :3]))))
+
+
+def move_points(matrix: Float64Array, coord: NDArray[np.floating[Any]]) -> Float32Array:
+    """Points [N, 3] -> [N, 3] float32."""
+    return cast(Float32Array, (coord @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32))
+
+
+def move_normals(matrix: Float64Array, normal: Float32Array) -> Float32Array:
+    """Unit normals [N, 3] -> [N, 3]; undefined (zero) normals stay zero."""
+    linear = (matrix[:3, :3] / scale_of(matrix)).astype(np.float32)
+    return cast(Float32Array, normal @ linear.T)
+
+
+def move_cameras(matrix: Float64Array, viewmats: Float64Array) -> Float64Array:
+    """World-to-camera [V, 4, 4] of the unmoved points -> [V, 4, 4] of the moved ones."""
+    factor = scale_of(matrix)
+    return cast(Float64Array, np.diag([factor, factor, factor, 1.0]) @ viewmats @ np.linalg.inv(matrix))
+
+
+def move_depths(matrix: Float64Array, depths: Float32Array) -> Float32Array:
+    """Depths (any shape) as the moved cameras see them; 0, no measurement, stays 0."""
+    return cast(Float32Array, depths * np.float32(scale_of(matrix)))

@@ -1,0 +1,109 @@
+"""Label sets: the classes a number is measured on, read from `evaluation/labels/*.yaml`."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from gcbench.errors import DataError
+from gcbench.resources import resource_path
+from gcbench.structures import IGNORE_INDEX, Int16Array, LabelSet
+
+
+class _Class(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    id: int
+    name: str
+    group: str | None = None
+
+
+class _LabelFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    name: str
+    dataset: str
+    source: str
+    fallback: str | None = None
+    classes: list[_Class]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> _LabelFile:
+        names = [item.name for item in self.classes]
+        ids = [item.id for item in self.classes]
+        for what, values in (("name", names), ("id", ids)):
+            twice = sorted({value for value in values if values.count(value) > 1}, key=str)
+            if twice:
+                raise ValueError(f"class {what} {twice[0]!r} stands twice")
+        if not names:
+            raise ValueError("there is no class")
+        if self.fallback is not None and self.fallback not in names:
+            raise ValueError(f"fallback {self.fallback!r} is not one of the classes")
+        return self
+
+
+def label_set_names() -> tuple[str, ...]:
+    """Names of the label sets that come with the package."""
+    return tuple(sorted(path.stem for path in resource_path("evaluation", "labels").glob("*.yaml")))
+
+
+def load_label_set(name: str) -> LabelSet:
+    """The label set of that name, e.g. ``"scannet200"``.
+
+    Raises:
+        DataError: there is no such label set, or its file is broken.
+    """
+    content = _read(name)
+    groups: dict[str, list[int]] = {}
+    for index, item in enumerate(content.classes):
+        if item.group is not None:
+            groups.setdefault(item.group, []).append(index)
+    return LabelSet(
+        name=content.name,
+        dataset=content.dataset,
+        classes=tuple(item.name for item in content.classes),
+        ids=tuple(item.id for item in content.classes),
+        groups={group: tuple(indices) for group, indices in groups.items()},
+    )
+
+
+def fallback_class(name: str) -> int:
+    """Class index that takes the names the label set does not have (S3DIS: clutter).
+
+    Raises:
+        DataError: the label set has no such class.
+    """
+    content = _read(name)
+    if content.fallback is None:
+        raise DataError(f"Label set '{name}' has no fallback class.")
+    return [item.name for item in content.classes].index(content.fallback)
+
+
+def raw_id_lookup(label_set: LabelSet) -> Int16Array:
+    """Table [max id + 1] from raw id to class index; -1 where the id is no class."""
+    table = np.full(max(label_set.ids) + 1, IGNORE_INDEX, np.int16)
+    table[list(label_set.ids)] = np.arange(len(label_set), dtype=np.int16)
+    return table
+
+
+def _read(name: str) -> _LabelFile:
+    if name not in label_set_names():
+        raise DataError(f"There is no label set '{name}'.", f"Known: {', '.join(label_set_names())}.")
+    return _parse(resource_path("evaluation", "labels", f"{name}.yaml"))
+
+
+@cache
+def _parse(path: Path) -> _LabelFile:
+    try:
+        content = _LabelFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise DataError(f"{path} is not YAML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "file"
+        raise DataError(f"{path}: '{key}': {first['msg']}.") from error
+    if content.name != path.stem:
+        raise DataError(f"{path}: 'name' is '{content.name}', it must be '{path.stem}' as the file is called.")
+    return content

@@ -1,0 +1,1 @@
+"""The networks: sparse encoder, dense volume, Gaussian heads, task heads and teachers."""

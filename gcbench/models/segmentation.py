@@ -1,0 +1,63 @@
+"""A segmenter: an encoder and one linear layer; and the frozen encoder of a linear probe.
+
+Shape legend: N points, F feature channels, K classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gcbench.structures import PointBatch
+
+BatchNormMode = Literal["track", "frozen", "reestimated"]
+
+
+class Segmenter(nn.Module):
+    """Encoder [N, F] and `nn.Linear(F, K)` (Table 1's probe, and training in full).
+
+    Args:
+        encoder: maps a `PointBatch` to [N, F]; has `out_channels`.
+        num_classes: K.
+        frozen: the encoder gets no gradient.
+        batchnorm: for a frozen encoder: `track` leaves it in train mode, so that batch norm uses batch statistics and
+            its running statistics move, as in the official code; the others put it in eval mode.
+    """
+
+    def __init__(self, encoder: nn.Module, num_classes: int, *, frozen: bool, batchnorm: BatchNormMode) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(int(encoder.out_channels), num_classes)  # type: ignore[arg-type]
+        self.frozen = frozen
+        self.batchnorm = batchnorm
+        if frozen:
+            encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Segmenter:
+        """Train or eval mode; a frozen encoder follows only with `batchnorm="track"`."""
+        super().train(mode)
+        if self.frozen and self.batchnorm != "track":
+            self.encoder.eval()
+        return self
+
+    def forward(self, batch: PointBatch) -> Tensor:
+        """Class logits [N, K]."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features = self.encoder(batch)
+        logits: Tensor = self.head(features)
+        return logits
+
+
+def weights_hash(module: nn.Module) -> str:
+    """First 16 hex digits of the SHA-256 over all parameters (not buffers), in name order.
+
+    Equal before and after a linear probe: the proof that the encoder stayed frozen.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(module.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

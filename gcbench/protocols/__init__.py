@@ -1,0 +1,1 @@
+"""One kind of job each, from a job file to a result."""

@@ -1,0 +1,169 @@
+"""Job files: everything one worker process needs, in one JSON file. Importing this module imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from gcbench.errors import RunError
+from gcbench.recipe.loader import LoadedRecipe, content_hash, recipe_from_values
+from gcbench.recipe.schema import Recipe
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class JobRecipe(_Strict):
+    """A resolved recipe inside a job file."""
+
+    name: str
+    kind: str
+    title: str
+    preset: str | None
+    hash: str
+    values: dict[str, Any]
+    sources: dict[str, str]
+
+    @classmethod
+    def of(cls, loaded: LoadedRecipe) -> JobRecipe:
+        """The recipe as a job carries it."""
+        return cls(
+            name=loaded.name,
+            kind=loaded.recipe.kind,
+            title=loaded.recipe.title,
+            preset=loaded.preset,
+            hash=loaded.hash,
+            values={key: leaf.value for key, leaf in loaded.leaves.items()},
+            sources={key: leaf.source for key, leaf in loaded.leaves.items()},
+        )
+
+    def build(self) -> Recipe:
+        """The typed recipe."""
+        return recipe_from_values(self.kind, self.title, self.values)
+
+
+class RoomsJob(_Strict):
+    """Make synthetic rooms in a raw layout."""
+
+    kind: Literal["rooms"] = "rooms"
+    name: str
+    layout: Literal["scannet", "s3dis"]
+    out: Path
+    recipe: JobRecipe
+
+    @property
+    def key(self) -> str:
+        values = {key: value for key, value in self.recipe.values.items() if key.startswith(f"{self.layout}.")}
+        return content_hash({"kind": self.kind, "layout": self.layout, "values": values})
+
+
+class PrepareJob(_Strict):
+    """Prepare a raw dataset."""
+
+    kind: Literal["prepare"] = "prepare"
+    name: str
+    layout: Literal["scannet", "s3dis"]
+    raw: Path
+    out: Path
+    source_key: str
+
+    @property
+    def key(self) -> str:
+        return content_hash({"kind": self.kind, "layout": self.layout, "source": self.source_key})
+
+
+class PretrainJob(_Strict):
+    """Pre-train an encoder."""
+
+    kind: Literal["pretrain"] = "pretrain"
+    name: str
+    recipe: JobRecipe
+    data: Path
+    data_key: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return content_hash({"kind": self.kind, "recipe": self.recipe.hash, "data": self.data_key, "seed": self.seed})
+
+
+class SemanticJob(_Strict):
+    """Train and score one fold of one cell of a table.
+
+    Attributes:
+        encoder: exported encoder weights to start from, or None for a random start.
+        encoder_key: the key of the job that makes them.
+    """
+
+    kind: Literal["semantic"] = "semantic"
+    name: str
+    table: str
+    row: str
+    column: str
+    recipe: JobRecipe
+    data: Path
+    data_key: str
+    label_set: str
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    encoder: Path | None
+    encoder_key: str | None
+    seed: int
+
+    @property
+    def key(self) -> str:
+        content = {
+            "kind": self.kind,
+            "recipe": self.recipe.hash,
+            "data": self.data_key,
+            "labels": self.label_set,
+            "train": self.train,
+            "val": self.val,
+            "encoder": self.encoder_key,
+            "seed": self.seed,
+        }
+        return content_hash(content)
+
+
+class FoldsJob(_Strict):
+    """Put the folds of one cell together: counts are summed over folds before any ratio is taken.
+
+    Attributes:
+        folds: the result files of the folds.
+        fold_keys: their job keys.
+    """
+
+    kind: Literal["folds"] = "folds"
+    name: str
+    table: str
+    row: str
+    column: str
+    label_set: str
+    protocol: str
+    folds: tuple[Path, ...]
+    fold_keys: tuple[str, ...]
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return content_hash({"kind": self.kind, "column": self.column, "folds": self.fold_keys})
+
+
+WORKER = "gcbench.protocols.worker"
+Job = RoomsJob | PrepareJob | PretrainJob | SemanticJob | FoldsJob
+_ADAPTER: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")])
+
+
+def read_job(path: Path) -> Job:
+    """Read a job file.
+
+    Raises:
+        RunError: it is missing or not a job.
+    """
+    try:
+        return _ADAPTER.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise RunError(f"{path} is not a usable job file: {error}") from error

@@ -1,0 +1,118 @@
+"""`python -m gcbench.protocols.worker JOB.json`: one heavy job in a process of its own.
+
+The job file lies in its run folder. Events go to standard output, one JSON object per line, and into the run's log.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from gcbench.errors import GcbenchError
+from gcbench.protocols.jobs import FoldsJob, Job, PrepareJob, PretrainJob, RoomsJob, SemanticJob, read_job
+from gcbench.runs.store import Run
+from gcbench.training.launch import INTERRUPTED
+
+
+class Reporter:
+    """Where a job's events go."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        self.run.log(**event)
+        emit(event)
+
+
+class StopRequest:
+    """SIGINT and SIGTERM: inside `deferred()` they are noted and the loop stops after its step; else they stop at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._deferred = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
+
+    def __call__(self) -> bool:
+        return self.requested
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """While training: let the loop write a checkpoint first."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.requested or not self._deferred:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+def emit(event: dict[str, Any]) -> None:
+    """Write one event to standard output."""
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def execute(job: Job, run: Run, report: Reporter, stop: StopRequest) -> Any:
+    """Run the job; returns its result."""
+    if isinstance(job, RoomsJob | PrepareJob):
+        from gcbench.protocols.datasets import make_rooms, prepare
+
+        return make_rooms(job, report) if isinstance(job, RoomsJob) else prepare(job, report)
+    if isinstance(job, PretrainJob):
+        from gcbench.protocols.pretrain import pretrain
+
+        return pretrain(job, run, report, stop)
+    if isinstance(job, SemanticJob):
+        from gcbench.protocols.semantic import train_and_score
+
+        return train_and_score(job, run, report, stop)
+    assert isinstance(job, FoldsJob)
+    from gcbench.protocols.folds import combine_folds
+
+    return combine_folds(job)
+
+
+def main(arguments: list[str]) -> int:
+    """Run one job file; returns the exit code."""
+    path = Path(arguments[0])
+    run = Run(path.parent)
+    stop = StopRequest()
+    try:
+        job = read_job(path)
+        with run.lock():
+            run.finish(execute(job, run, Reporter(run), stop))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:  # the process ends here; the parent shows the message, the log keeps the traceback
+        traceback.print_exc()
+        run.fail(str(error))
+        emit({"event": "error", **_describe(error)})
+        return 1
+    return 0
+
+
+def _describe(error: Exception) -> dict[str, Any]:
+    if isinstance(error, GcbenchError):
+        return {"message": error.message, "way_out": error.way_out, "exit_code": error.exit_code}
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = f" while writing {error.filename}" if error.filename else ""
+        return {"message": f"The disk is full{where}.", "way_out": "Free space and run the same command.", "exit_code": 1}
+    return {"message": f"{type(error).__name__}: {error}", "way_out": "", "exit_code": 70}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

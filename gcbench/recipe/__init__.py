@@ -1,0 +1,1 @@
+"""Recipes: typed, versioned YAML in which every value names its source."""

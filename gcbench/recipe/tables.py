@@ -1,0 +1,94 @@
+"""Table definitions: which rows and columns a table of the paper has, and the recipe behind each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from gcbench.errors import InputError, RecipeError
+from gcbench.recipe.loader import Value, flatten_values, read_yaml
+from gcbench.resources import resource_path
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+
+
+class TableRow(_Part):
+    """A row: the encoder it starts from and what it changes in a column's recipe.
+
+    Attributes:
+        pretrain: the pre-training recipe whose encoder is loaded, or None for a random start.
+        values: dotted key -> value and source, laid over the column's recipe.
+    """
+
+    id: str
+    title: str
+    pretrain: str | None
+    values: Mapping[str, Value]
+
+
+class Fold(_Part):
+    """Splits trained on and scored on."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+
+
+class TableColumn(_Part):
+    """A column: data, label set and recipe; several folds are scored together (summed counts)."""
+
+    id: str
+    title: str
+    data: str
+    label_set: str
+    recipe: str
+    folds: tuple[Fold, ...]
+
+
+class Table(_Part):
+    """A table of the paper as it is reproduced."""
+
+    id: str
+    title: str
+    source: str
+    metrics: tuple[str, ...]
+    rows: tuple[TableRow, ...]
+    columns: tuple[TableColumn, ...]
+
+
+def table_names() -> list[str]:
+    """Ids of all tables."""
+    return sorted(path.stem for path in resource_path("recipes", "tables").glob("*.yaml"))
+
+
+def load_table(table_id: str) -> Table:
+    """Load a table definition.
+
+    Raises:
+        InputError: there is no such table.
+        RecipeError: its file is not what it must be.
+    """
+    if table_id not in table_names():
+        raise InputError(f"There is no table '{table_id}'.", f"Known: {', '.join(table_names())}.")
+    path = resource_path("recipes", "tables", f"{table_id}.yaml")
+    document = read_yaml(path)
+    try:
+        rows = tuple(_row(path, row) for row in document.pop("rows"))
+        columns = tuple(_column(column) for column in document.pop("columns"))
+        return Table(**{**document, "metrics": tuple(document["metrics"])}, rows=rows, columns=columns)
+    except (KeyError, TypeError, ValidationError) as error:
+        raise RecipeError(f"{path}: {error}") from error
+
+
+def _row(path: Path, row: dict[str, Any]) -> TableRow:
+    values = dict(flatten_values(path, row["values"]))
+    return TableRow(**{**row, "pretrain": row.get("pretrain"), "values": values})
+
+
+def _column(column: dict[str, Any]) -> TableColumn:
+    folds = tuple(Fold(train=tuple(fold["train"]), val=tuple(fold["val"])) for fold in column["folds"])
+    return TableColumn(**{**column, "folds": folds})

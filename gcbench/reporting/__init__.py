@@ -1,0 +1,1 @@
+"""Results beside the paper: compared, drawn and rendered. No torch."""

@@ -1,0 +1,69 @@
+"""Runs a plan: what is done is skipped, what was cut off goes on, a failed job stops only those that need it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gcbench.errors import GcbenchError
+from gcbench.protocols.jobs import WORKER
+from gcbench.reproduce.plan import Plan, PlannedJob
+from gcbench.training.launch import run_worker
+
+
+@dataclass
+class Outcome:
+    """What became of the jobs, by run folder."""
+
+    done: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    failed: dict[Path, GcbenchError] = field(default_factory=dict)
+    blocked: list[Path] = field(default_factory=list)
+
+
+def execute_plan(
+    plan: Plan,
+    *,
+    on_start: Callable[[PlannedJob], None],
+    on_event: Callable[[PlannedJob, dict[str, Any]], None],
+    on_end: Callable[[PlannedJob, str], None],
+) -> Outcome:
+    """Run the jobs in order.
+
+    Args:
+        on_start, on_event, on_end: told about each job that runs; the end is "done", "failed" or "blocked".
+    """
+    outcome = Outcome()
+    for planned in plan.jobs:
+        folder = planned.run.folder
+        if planned.run.status == "done":
+            outcome.skipped.append(folder)
+            continue
+        if any(need in outcome.failed or need in outcome.blocked for need in planned.needs):
+            outcome.blocked.append(folder)
+            on_end(planned, "blocked")
+            continue
+        on_start(planned)
+        try:
+            run_job(planned, lambda event, job=planned: on_event(job, event))
+        except GcbenchError as error:
+            outcome.failed[folder] = error
+            on_end(planned, "failed")
+        else:
+            outcome.done.append(folder)
+            on_end(planned, "done")
+    return outcome
+
+
+def run_job(planned: PlannedJob, on_event: Callable[[dict[str, Any]], None]) -> None:
+    """Run one job in a worker process.
+
+    Raises:
+        GcbenchError: it failed.
+        KeyboardInterrupt: it was interrupted; it can go on later.
+    """
+    run = planned.run
+    run.start(planned.job.model_dump(mode="json"))
+    run_worker(WORKER, run.folder / "job.json", run.folder / "worker.log", on_event)

@@ -1,0 +1,198 @@
+"""From a table, its rows, columns and seeds to jobs, each keyed by the content of what goes into it.
+
+Jobs that several cells share (rooms, prepared data, one pre-training per seed) stand in the plan once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gcbench.errors import InputError
+from gcbench.protocols.jobs import FoldsJob, Job, JobRecipe, PrepareJob, PretrainJob, RoomsJob, SemanticJob
+from gcbench.recipe.loader import load_recipe, preset_names
+from gcbench.recipe.schema import PretrainRecipe, RoomsRecipe, SemanticRecipe
+from gcbench.recipe.tables import Fold, Table, TableColumn, TableRow
+from gcbench.runs.store import Run, RunStore
+
+ROOMS_RECIPE = "rooms/rooms"
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job, the run it belongs to, and the runs that must be done before it."""
+
+    job: Job
+    run: Run
+    needs: tuple[Path, ...]
+    effort: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to reproduce.
+
+    Attributes:
+        data: prepared dataset folders by dataset name; empty means synthetic rooms from the preset.
+        overrides: ``"kind.section.key=value"``, e.g. ``"pretrain.schedule.steps=20"``.
+    """
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    seeds: int
+    preset: str | None
+    data: Mapping[str, Path]
+    overrides: tuple[str, ...]
+
+
+@dataclass
+class Plan:
+    """Jobs in an order in which each comes after those it needs; `cells` are the runs whose results fill the table."""
+
+    jobs: list[PlannedJob] = field(default_factory=list)
+    cells: list[Run] = field(default_factory=list)
+
+    def add(self, planned: PlannedJob) -> PlannedJob:
+        """Add a job unless it is there already."""
+        for known in self.jobs:
+            if known.run.folder == planned.run.folder:
+                return known
+        self.jobs.append(planned)
+        return planned
+
+
+def choose(table: Table, wanted: Sequence[str], what: str) -> tuple[str, ...]:
+    """Row or column ids in the table's order; empty means all.
+
+    Raises:
+        InputError: an id the table does not have.
+    """
+    known = [item.id for item in (table.rows if what == "row" else table.columns)]
+    for name in wanted:
+        if name not in known:
+            raise InputError(f"{table.id} has no {what} '{name}'.", f"Its {what}s: {', '.join(known)}.")
+    return tuple(name for name in known if not wanted or name in wanted)
+
+
+def plan_table(table: Table, choice: Choice, out: Path) -> Plan:
+    """The jobs behind the chosen cells.
+
+    Raises:
+        InputError: no data and no preset that brings rooms, an unknown preset, or a dataset that is not given.
+        RecipeError: an override does not fit its recipe.
+    """
+    if choice.preset is not None and choice.preset not in preset_names():
+        raise InputError(f"There is no preset '{choice.preset}'.", f"Known: {', '.join(preset_names())}.")
+    return _Planner(table, choice, out).plan()
+
+
+class _Planner:
+    def __init__(self, table: Table, choice: Choice, out: Path) -> None:
+        self.table, self.choice, self.out = table, choice, out
+        self.store = RunStore(out / "runs")
+        self.result = Plan()
+
+    def plan(self) -> Plan:
+        """Seeds outside, rows inside: a first complete table appears as early as possible."""
+        for seed in range(self.choice.seeds):
+            for column in (c for c in self.table.columns if c.id in self.choice.columns):
+                for row in (r for r in self.table.rows if r.id in self.choice.rows):
+                    self.result.cells.append(self._cell(row, column, seed))
+        return self.result
+
+    def _cell(self, row: TableRow, column: TableColumn, seed: int) -> Run:
+        folds = [self._fold(row, column, fold, seed) for fold in column.folds]
+        if len(folds) == 1:
+            return folds[0].run
+        first = folds[0].job
+        assert isinstance(first, SemanticJob)
+        job = FoldsJob(
+            name=f"{column.id}-{row.id}-seed{seed}",
+            table=self.table.id,
+            row=row.id,
+            column=column.id,
+            label_set=column.label_set,
+            protocol=str(first.recipe.values["evaluation.protocol"]),
+            folds=tuple(fold.run.folder / "result.json" for fold in folds),
+            fold_keys=tuple(fold.job.key for fold in folds),
+            seed=seed,
+        )
+        return self._add(job, tuple(fold.run.folder for fold in folds), f"{len(folds)} folds").run
+
+    def _fold(self, row: TableRow, column: TableColumn, fold: Fold, seed: int) -> PlannedJob:
+        data, data_key, needs = self._data(column.data)
+        loaded = load_recipe(
+            column.recipe, row=row.values, preset=self.choice.preset, overrides=self._overrides("semantic")
+        )
+        assert isinstance(loaded.recipe, SemanticRecipe)
+        encoder: PlannedJob | None = self._pretraining(row.pretrain, seed) if row.pretrain else None
+        suffix = f"-{fold.val[0]}" if len(column.folds) > 1 else ""
+        job = SemanticJob(
+            name=f"{column.id}-{row.id}{suffix}-seed{seed}",
+            table=self.table.id,
+            row=row.id,
+            column=column.id,
+            recipe=JobRecipe.of(loaded),
+            data=data,
+            data_key=data_key,
+            label_set=column.label_set,
+            train=fold.train,
+            val=fold.val,
+            encoder=encoder.run.folder / "encoder" / "model.safetensors" if encoder else None,
+            encoder_key=encoder.job.key if encoder else None,
+            seed=seed,
+        )
+        needs = (*needs, *((encoder.run.folder,) if encoder else ()))
+        return self._add(job, needs, _budget(loaded.recipe))
+
+    def _pretraining(self, recipe: str, seed: int) -> PlannedJob:
+        loaded = load_recipe(recipe, preset=self.choice.preset, overrides=self._overrides("pretrain"))
+        assert isinstance(loaded.recipe, PretrainRecipe)
+        data, data_key, needs = self._data(loaded.recipe.data.dataset)
+        name = f"{recipe.split('/')[-1]}-seed{seed}"
+        job = PretrainJob(name=name, recipe=JobRecipe.of(loaded), data=data, data_key=data_key, seed=seed)
+        return self._add(job, needs, _budget(loaded.recipe))
+
+    def _data(self, dataset: str) -> tuple[Path, str, tuple[Path, ...]]:
+        if self.choice.data:
+            return self._given_data(dataset)
+        if self.choice.preset is None:
+            raise InputError(
+                f"{self.table.id} at the paper's size needs real data.",
+                "Give --data ROOT with ROOT/scannet and ROOT/s3dis (made by `gcbench data prepare`), "
+                f"or try it on synthetic rooms with --preset {preset_names()[0]}.",
+            )
+        loaded = load_recipe(ROOMS_RECIPE, preset=self.choice.preset, overrides=self._overrides("rooms"))
+        assert isinstance(loaded.recipe, RoomsRecipe)
+        assert dataset in ("scannet", "s3dis")
+        raw, prepared = self.out / "data" / f"{dataset}-raw", self.out / "data" / dataset
+        rooms = RoomsJob(name=dataset, layout=dataset, out=raw, recipe=JobRecipe.of(loaded))  # type: ignore[arg-type]
+        count = loaded.recipe.scannet if dataset == "scannet" else loaded.recipe.s3dis
+        rooms_run = self._add(rooms, (), f"{count.scenes + count.val} rooms").run
+        prepare = PrepareJob(name=dataset, layout=dataset, raw=raw, out=prepared, source_key=rooms.key)  # type: ignore[arg-type]
+        prepare_run = self._add(prepare, (rooms_run.folder,), f"{count.scenes + count.val} rooms").run
+        return prepared, prepare.key, (rooms_run.folder, prepare_run.folder)
+
+    def _given_data(self, dataset: str) -> tuple[Path, str, tuple[Path, ...]]:
+        if dataset not in self.choice.data:
+            raise InputError(
+                f"{self.table.id} needs '{dataset}', which is not in the data folder.",
+                f"Prepare it with `gcbench data prepare {dataset} RAW OUT`, or choose other --columns.",
+            )
+        from gcbench.data.storage import PreparedDataset
+
+        folder = self.choice.data[dataset]
+        return folder, PreparedDataset.open(folder).fingerprint, ()
+
+    def _overrides(self, kind: str) -> list[str]:
+        prefix = f"{kind}."
+        return [text.removeprefix(prefix) for text in self.choice.overrides if text.startswith(prefix)]
+
+    def _add(self, job: Job, needs: tuple[Path, ...], effort: str) -> PlannedJob:
+        return self.result.add(PlannedJob(job, self.store.run(job.kind, job.name, job.key), needs, effort))
+
+
+def _budget(recipe: PretrainRecipe | SemanticRecipe) -> str:
+    schedule = recipe.schedule
+    return f"{schedule.steps:,} steps" if schedule.steps is not None else f"{schedule.epochs:,} epochs"

@@ -1,0 +1,1 @@
+"""Run folders and the versioned results in them. No torch."""

@@ -1,0 +1,112 @@
+"""One call for every splatting engine (Eq. 14, 15), and the constants that all engines share.
+
+The semantics are gsplat 1.5.3's, so that a model trained on one engine renders the same on another.
+
+Shape legend
+    G  Gaussians      V  views      H, W  pixels      F  channels of a Gaussian's feature
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from gcbench.errors import InputError
+from gcbench.structures import Gaussians
+
+NEAR, FAR = 0.01, 1e10  # depths outside are culled; the bounds themselves are kept
+EPS2D = 0.3  # pixels^2 added to the diagonal of every projected covariance
+FIELD_OF_VIEW_MARGIN = 0.3  # share of the half field of view by which the Jacobian's clamp exceeds the image
+MAX_SIGMAS = 3.33  # a splat ends at min(MAX_SIGMAS, sqrt(2 ln(opacity / MIN_ALPHA))) standard deviations
+MIN_ALPHA = 1.0 / 255.0  # anything fainter is skipped
+MAX_ALPHA = 0.999  # alpha is clamped here; no gradient to opacity and geometry where it is
+MIN_TRANSMITTANCE = 1e-4  # a pixel ends before the splat that would bring it to this or below
+
+Backend: TypeAlias = Literal["auto", "reference"]
+
+
+@dataclass(frozen=True)
+class RenderedViews:
+    """What V cameras see.
+
+    Attributes:
+        colors: [V, H, W, 3], sum of c alpha T, plus the background behind it.
+        depths: [V, H, W], sum of z alpha T with the camera-space z of the means; not divided by `alphas`.
+        features: [V, H, W, F], sum of f alpha T.
+        alphas: [V, H, W], 1 minus the transmittance behind the last Gaussian.
+    """
+
+    colors: Tensor
+    depths: Tensor
+    features: Tensor
+    alphas: Tensor
+
+
+def render(
+    gaussians: Gaussians,
+    viewmats: Tensor,
+    Ks: Tensor,
+    width: int,
+    height: int,
+    *,
+    background: Tensor | None = None,
+    backend: Backend = "auto",
+) -> RenderedViews:
+    """Render colour, depth and features of G Gaussians into V views, in one pass (Eq. 1-3, 14, 15).
+
+    Gradients reach all six fields of `gaussians` (not the cameras).
+
+    Args:
+        gaussians: G Gaussians; means in the unit of `viewmats`.
+        viewmats: [V, 4, 4] world-to-camera, OpenCV axes; the 3 x 3 part is a rotation or a mirrored one.
+        Ks: [V, 3, 3], pixels; pixel centres lie at + 0.5.
+        width: W.
+        height: H.
+        background: [3] colour behind everything; black if None.
+        backend: the engine; ``"auto"`` takes the fastest there is for the tensors' device.
+
+    Raises:
+        InputError: a shape does not fit, a number is not finite, or an opacity lies outside [0, 1].
+    """
+    _check(gaussians, viewmats, Ks, width, height, background)
+    if backend not in ("auto", "reference"):
+        raise InputError(f"There is no splatting backend '{backend}'.", "Choose 'auto' or 'reference'.")
+    from gcbench.splatting import reference
+
+    return reference.rasterize(gaussians, viewmats, Ks, width, height, background)
+
+
+def _check(
+    gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, width: int, height: int, background: Tensor | None
+) -> None:
+    count, views = len(gaussians), len(viewmats)
+    if width < 1 or height < 1:
+        raise InputError(f"A view of {width} x {height} pixels cannot be rendered.", "Give a width and height >= 1.")
+    expected = {
+        "means": (gaussians.means, (count, 3)),
+        "quats": (gaussians.quats, (count, 4)),
+        "scales": (gaussians.scales, (count, 3)),
+        "opacities": (gaussians.opacities, (count,)),
+        "colors": (gaussians.colors, (count, 3)),
+        "features": (gaussians.features, (count, *gaussians.features.shape[1:2])),
+        "viewmats": (viewmats, (views, 4, 4)),
+        "Ks": (Ks, (views, 3, 3)),
+    }
+    if background is not None:
+        expected["background"] = (background, (3,))
+    for name, (tensor, shape) in expected.items():
+        if tuple(tensor.shape) != shape or tensor.ndim != len(shape):
+            raise InputError(f"Rendering needs {name} of shape {list(shape)}, not {list(tensor.shape)}.")
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(
+                f"'{name}' has values that are not finite.", "Lower the learning rate, or check the scene's cameras."
+            )
+    lowest, highest = (float(bound) for bound in gaussians.opacities.detach().aminmax()) if count else (0.0, 0.0)
+    if lowest < 0.0 or highest > 1.0:
+        raise InputError(
+            f"Opacities range from {lowest:g} to {highest:g}.",
+            "They must lie in [0, 1]; apply the sigmoid first.",
+        )
