@@ -1,7 +1,7 @@
 """One executed forward and backward pass of each engine, in a process of its own.
 
-`gcbench doctor` starts `python -m gcbench.cli.engine_checks NAME` for each check, so a library that aborts the process, or never
-comes back, is a reported failure. The process prints the `Check` as JSON on its last line.
+`gcbench doctor` starts `python -m gcbench.cli.engine_checks NAME` for each check, so a library that aborts the process,
+or never comes back, is a reported failure. The process prints the `Check` as JSON on its last line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gcbench.errors import MissingExtraError
 if TYPE_CHECKING:
     from torch import Tensor
 
-Status = Literal["ok", "missing", "failed"]
+Status = Literal["ok", "note", "failed"]
 TIME_LIMIT = 900  # seconds; the first use of gsplat compiles its CUDA kernels for some minutes
 CUDA_TOLERANCE = 1e-2  # spconv's CUDA sums differ from call to call by up to this, relative to the largest value
 
@@ -32,7 +32,7 @@ class Check:
 
     Attributes:
         name: what was checked.
-        status: `missing` is something optional that is not there; only `failed` makes `gcbench doctor` fail.
+        status: `note` is something optional that is not there; only `failed` makes `gcbench doctor` fail.
         detail: a version, a size, or what went wrong.
         advice: the way out, in one line; empty if all is well.
     """
@@ -43,7 +43,7 @@ class Check:
     advice: str = ""
 
 
-class _NotHere(Exception):
+class _AbsentError(Exception):
     """Something optional is not there."""
 
 
@@ -69,11 +69,11 @@ def perform(name: str) -> Check:
     title, function, advice = CHECKS[name]
     try:
         return Check(title, "ok", function())
-    except _NotHere as error:
-        return Check(title, "missing", *error.args)
+    except _AbsentError as error:
+        return Check(title, "note", *error.args)
     except Exception as error:  # a broken library may raise anything, and reporting it is this module's purpose
         if isinstance(error, MissingExtraError) and _is_absent(error.__cause__):
-            return Check(title, "missing", error.message, error.way_out)
+            return Check(title, "note", error.message, error.way_out)
         first_line = (str(error).splitlines() or [""])[0]
         return Check(title, "failed", f"{type(error).__name__}: {first_line}", advice)
 
@@ -92,7 +92,7 @@ def _gpus() -> str:
     import torch
 
     if not torch.cuda.is_available():
-        raise _NotHere("no CUDA GPU that torch can use; the CPU engines are used", "")
+        raise _AbsentError("no CUDA GPU that torch can use; the CPU engines are used", "")
     found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return ", ".join(f"{gpu.name} ({gpu.total_memory / 2**30:.0f} GiB)" for gpu in found)
 
@@ -109,7 +109,7 @@ def _sparse_cpu() -> str:
 def _sparse_cuda() -> str:
     _need_gpu()
     if not any(_installed(name) for name in ("spconv-cu120", "spconv-cu126")):
-        raise _NotHere(
+        raise _AbsentError(
             "spconv for CUDA is not installed", "pip uninstall spconv cumm, then: pip install 'gcbench[cu126]'"
         )
     for on_gpu, on_cpu in zip(_sparse_unet("cuda"), _sparse_unet("cpu"), strict=True):
@@ -120,7 +120,7 @@ def _sparse_cuda() -> str:
 def _splatting_cuda() -> str:
     _need_gpu()
     if importlib.util.find_spec("gsplat") is None:
-        raise _NotHere("gsplat is not installed", "Install it with: pip install 'gcbench[cu126]'")
+        raise _AbsentError("gsplat is not installed", "Install it with: pip install 'gcbench[cu126]'")
     return _splatting("cuda")
 
 
@@ -183,7 +183,7 @@ def _need_gpu() -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise _NotHere("no CUDA GPU", "")
+        raise _AbsentError("no CUDA GPU", "")
 
 
 def _is_absent(cause: BaseException | None) -> bool:

@@ -6,10 +6,24 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 _SHOWN = ("loss", "image", "depth", "semantic", "psnr_heldout", "mIoU")
-_VERBS = {"rooms": "making rooms", "prepare": "preparing", "pretrain": "pre-training", "semantic": "probing", "folds": "joining"}
+_VERBS = {
+    "rooms": "making rooms",
+    "prepare": "preparing",
+    "pretrain": "pre-training",
+    "semantic": "probing",
+    "folds": "joining",
+}
 
 
 def describe(kind: str, name: str) -> str:

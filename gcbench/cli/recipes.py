@@ -81,7 +81,9 @@ def diff(first: _Name, second: _Name, preset: _Preset = None) -> None:
 
     from gcbench.recipe.loader import Value, load_recipe
 
-    sides = [load_recipe(name, preset=own or preset) for name, _, own in (text.partition("@") for text in (first, second))]
+    sides = [
+        load_recipe(name, preset=own or preset) for name, _, own in (text.partition("@") for text in (first, second))
+    ]
     missing = Value("", "not set")
     table = Table("key", first, second, "sources", title="Differences", title_justify="left")
     for key in dict.fromkeys([*sides[0].leaves, *sides[1].leaves]):

@@ -22,9 +22,7 @@ def reproduce(
     table: Annotated[str, typer.Argument(help="Which table, e.g. table1.")],
     out: Annotated[Path, typer.Option(help="Folder for rooms, runs and the report.")] = Path("reproduction"),
     preset: Annotated[str | None, typer.Option(help="Small sizes for a laptop: tiny. Brings synthetic rooms.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder with prepared datasets: DATA/scannet, DATA/s3dis.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with prepared datasets: DATA/scannet, DATA/s3dis.")] = None,
     rows: Annotated[str, typer.Option(help="Comma-separated row ids; all if empty.")] = "",
     columns: Annotated[str, typer.Option(help="Comma-separated column ids; all if empty.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pyarrow as pa
 
 from gcbench.errors import DataError, RunError
@@ -74,12 +73,12 @@ def content_sha256(path: Path) -> str:
         column = table[name].combine_chunks()
         digest.update(f"{name}:{column.type}:{len(column)};".encode())
         if pa.types.is_list(column.type):
-            digest.update(np.ascontiguousarray(column.offsets.to_numpy()))
-            digest.update(np.ascontiguousarray(column.flatten().to_numpy()))
-        elif pa.types.is_binary(column.type):
+            digest.update(column.offsets.to_numpy().tobytes())
+            digest.update(column.flatten().to_numpy().tobytes())
+        elif pa.types.is_large_binary(column.type):
             for value in column:
                 digest.update(len(value.as_buffer()).to_bytes(8, "little"))
                 digest.update(value.as_buffer())
         else:
-            digest.update(np.ascontiguousarray(column.to_numpy()))
+            digest.update(column.to_numpy().tobytes())
     return digest.hexdigest()

@@ -73,10 +73,8 @@ def grid_sample(coord: Float32Array, grid_size: float, rng: np.random.Generator 
     counts = np.diff(starts, append=len(order))
     inverse = np.empty(len(order), np.int64)
     inverse[order] = np.repeat(np.arange(len(starts)), counts)
-    if rng is None:
-        index = np.minimum.reduceat(order, starts)
-    else:
-        index = order[starts + (rng.random(len(starts)) * counts).astype(np.int64)]
+    within = 0 if rng is None else (rng.random(len(starts)) * counts).astype(np.int64)
+    index = order[starts + within]
     return GridSample(voxels[index].astype(np.int32), index, inverse)
 
 
@@ -126,11 +124,16 @@ def mix3d(batch: PointBatch, rng: np.random.Generator) -> PointBatch:
 
 
 def _groups(key: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """Order that sorts `key` [N], and where each run of equal keys starts in it."""
-    order = np.argsort(key)
-    ordered = key[order]
-    new = np.empty(len(key), dtype=bool)
-    new[:1] = True
+    """Order that sorts `key` [N] stably, and where each run of equal keys starts in it."""
+    count = len(key)
+    if (int(key.max()) + 1) * count < _MAX_CELLS:  # sorting key and position in one number: 4 times faster
+        packed = np.sort(key * count + np.arange(count))
+        ordered, order = np.divmod(packed, count)
+    else:
+        order = np.argsort(key, kind="stable")
+        ordered = key[order]
+    new = np.empty(count, dtype=bool)
+    new[0] = True
     np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
     return order, np.flatnonzero(new)
 

@@ -95,7 +95,7 @@ def resize_nearest(image: UInt16Array, size: tuple[int, int]) -> UInt16Array:
     """[H, W] resized to (width, height): each pixel takes the one its centre falls on."""
     rows = ((np.arange(size[1]) + 0.5) * image.shape[0] / size[1]).astype(np.int64)
     columns = ((np.arange(size[0]) + 0.5) * image.shape[1] / size[0]).astype(np.int64)
-    return image[rows[:, None], columns]
+    return cast(UInt16Array, image[rows[:, None], columns])
 
 
 class FrameSequence:

@@ -32,11 +32,10 @@ class _LabelFile(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> _LabelFile:
         names = [item.name for item in self.classes]
-        ids = [item.id for item in self.classes]
-        for what, values in (("name", names), ("id", ids)):
-            twice = sorted({value for value in values if values.count(value) > 1}, key=str)
+        for what, values in (("name", names), ("id", [str(item.id) for item in self.classes])):
+            twice = [value for position, value in enumerate(values) if value in values[:position]]
             if twice:
-                raise ValueError(f"class {what} {twice[0]!r} stands twice")
+                raise ValueError(f"class {what} '{twice[0]}' stands twice")
         if not names:
             raise ValueError("there is no class")
         if self.fallback is not None and self.fallback not in names:

@@ -89,7 +89,7 @@ def fingerprint(scenes: Mapping[str, Mapping[str, Any]], splits: Mapping[str, Se
 def write_manifest(root: Path, manifest: Mapping[str, Any]) -> None:
     """Write `dataset.json`: from here on the dataset counts as prepared."""
     with atomic_file(root / MANIFEST) as stream:
-        stream.write((json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+        stream.write((json.dumps(manifest, indent=1) + "\n").encode())
 
 
 @dataclass(frozen=True)

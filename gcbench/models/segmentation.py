@@ -11,26 +11,33 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from gcbench.models.sparse_unet import SparseUNet
 from gcbench.structures import PointBatch
 
 BatchNormMode = Literal["track", "frozen", "reestimated"]
+Level = Literal["decoder", "encoder-levels"]
 
 
 class Segmenter(nn.Module):
     """Encoder [N, F] and `nn.Linear(F, K)` (Table 1's probe, and training in full).
 
     Args:
-        encoder: maps a `PointBatch` to [N, F]; has `out_channels`.
+        encoder: maps a `PointBatch` to [N, F].
         num_classes: K.
+        level: the decoder's output, or all encoder levels side by side (the multi-scale encoder probe).
         frozen: the encoder gets no gradient.
         batchnorm: for a frozen encoder: `track` leaves it in train mode, so that batch norm uses batch statistics and
             its running statistics move, as in the official code; the others put it in eval mode.
     """
 
-    def __init__(self, encoder: nn.Module, num_classes: int, *, frozen: bool, batchnorm: BatchNormMode) -> None:
+    def __init__(
+        self, encoder: SparseUNet, num_classes: int, *, level: Level, frozen: bool, batchnorm: BatchNormMode
+    ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Linear(int(encoder.out_channels), num_classes)  # type: ignore[arg-type]
+        width = encoder.out_channels if level == "decoder" else sum(encoder.level_channels)
+        self.head = nn.Linear(width, num_classes)
+        self.level = level
         self.frozen = frozen
         self.batchnorm = batchnorm
         if frozen:
@@ -43,11 +50,14 @@ class Segmenter(nn.Module):
             self.encoder.eval()
         return self
 
+    def features(self, batch: PointBatch) -> Tensor:
+        """What the linear layer sees, [N, F]."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self.encoder(batch) if self.level == "decoder" else self.encoder.forward_levels(batch)
+
     def forward(self, batch: PointBatch) -> Tensor:
         """Class logits [N, K]."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features = self.encoder(batch)
-        logits: Tensor = self.head(features)
+        logits: Tensor = self.head(self.features(batch))
         return logits
 
 

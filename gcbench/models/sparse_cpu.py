@@ -159,7 +159,7 @@ class _Convolution(torch.autograd.Function):
         return _gather(x, weight.permute(1, 2, 0), forward)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         forward, backward = ctx.groups
@@ -248,14 +248,13 @@ def _new_rulebook(conv: Any, x: Any) -> Rulebook:
     source, target, counts = pairs[0].numpy(), pairs[1].numpy(), counts.numpy()
     if conv.subm:
         half = prod(conv.kernel_size) // 2  # spconv fills the offsets before the centre; the rest is their mirror image
-        source = np.concatenate([source[:half], np.arange(len(x.indices), dtype=np.int32)[None], target[half - 1 :: -1]])
+        source = np.concatenate(
+            [source[:half], np.arange(len(x.indices), dtype=np.int32)[None], target[half - 1 :: -1]]
+        )
         target = np.concatenate([target[:half], source[half : half + 1], pairs[0].numpy()[half - 1 :: -1]])
         counts = np.concatenate([counts[:half], [len(x.indices)], counts[half - 1 :: -1]])
     to_output = _group(source, target, counts, len(out_indices))
-    if conv.subm:
-        to_input = replace(to_output, mirrored=True)
-    else:
-        to_input = _group(target, source, counts, len(x.indices))
+    to_input = replace(to_output, mirrored=True) if conv.subm else _group(target, source, counts, len(x.indices))
     geometry = tuple(conv.kernel_size), tuple(conv.dilation)
     return Rulebook(to_output, to_input, x.indices, out_indices, in_shape, out_shape, geometry)
 
@@ -263,7 +262,8 @@ def _new_rulebook(conv: Any, x: Any) -> Rulebook:
 def _group(source: Int32Array, target: Int32Array, counts: Int64Array, rows: int) -> PairGroups:
     """Group the pairs of a rulebook; source and target [K, >= counts], counts [K]."""
     block = min(_BLOCK_ROWS, max(_MIN_BLOCK_ROWS, -(-rows // _WANTED_BLOCKS)))
-    return PairGroups(*kernels.group_pairs(source, target, counts, rows, block), rows, block, len(counts))
+    grouped_source, grouped_target, starts = kernels.group_pairs(source, target, counts, rows, block)
+    return PairGroups(grouped_source, grouped_target, starts, rows, block, len(counts))
 
 
 def _in_threads(run: Callable[[int, int], None], count: int, work: int) -> None:

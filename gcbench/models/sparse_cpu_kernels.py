@@ -33,8 +33,7 @@ def lanes(dtype: DTypeLike) -> int:
     return _VECTOR_BYTES // np.dtype(dtype).itemsize
 
 
-@intrinsic(prefer_literal=True)
-def _add_tile(  # type: ignore[no-untyped-def]
+def _tile_code(  # type: ignore[no-untyped-def]
     typing_context, a, a_at, a_step, b, b_at, b_step, count, out, out_at, vectors
 ):
     """``out[out_at[r] + j] += sum over n < count of a[a_at[r] + n * a_step] * b[b_at + n * b_step + j]``.
@@ -94,7 +93,10 @@ def _add_tile(  # type: ignore[no-untyped-def]
     return signature, generate
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+_add_tile: Any = intrinsic(prefer_literal=True)(_tile_code)
+
+
+@njit(cache=True, nogil=True, inline="always")
 def _eight(index, p, stride):  # type: ignore[no-untyped-def]
     """Flat positions of eight indexed rows, as the tuple a tile takes."""
     return (
@@ -109,7 +111,7 @@ def _eight(index, p, stride):  # type: ignore[no-untyped-def]
     )
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _vectors(channels, lane_count):  # type: ignore[no-untyped-def]
     """Vectors of a tile: the widest of 3, 2, 1 that fills `channels` without a rest."""
     whole = channels // lane_count
@@ -118,7 +120,7 @@ def _vectors(channels, lane_count):  # type: ignore[no-untyped-def]
     return 2 if _WIDE and whole % 2 == 0 else 1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _add_group(x, source, out, target, start, stop, weight, at, row_step, lane_count):  # type: ignore[no-untyped-def]
     """``out[target[p]] += x[source[p]] @ W`` for start <= p < stop; W's rows lie at ``weight[at + c * row_step]``."""
     C, D = x.shape[1], out.shape[1]
@@ -149,7 +151,7 @@ def _add_group(x, source, out, target, start, stop, weight, at, row_step, lane_c
             p += 1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def gather_products(  # type: ignore[no-untyped-def]
     x, source, target, starts, weight, first_weight, offset_step, row_step, out, block, K, first, last, lane_count
 ):
@@ -164,10 +166,12 @@ def gather_products(  # type: ignore[no-untyped-def]
         out[b * block : (b + 1) * block] = 0
         for k in range(K):
             start, stop = starts[b * K + k], starts[b * K + k + 1]
-            _add_group(x, source, out, target, start, stop, weight, first_weight + k * offset_step, row_step, lane_count)
+            _add_group(
+                x, source, out, target, start, stop, weight, first_weight + k * offset_step, row_step, lane_count
+            )
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _add_outer(y, x, count, grad, at, row_step, lane_count):  # type: ignore[no-untyped-def]
     """``grad[at + d * row_step + c] += sum over p < count: y[p, d] * x[p, c]``."""
     D, C = y.shape[1], x.shape[1]
@@ -194,7 +198,7 @@ def _add_outer(y, x, count, grad, at, row_step, lane_count):  # type: ignore[no-
             d += 1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def weight_gradient(x, y, x_index, y_index, starts, grad, k, lane_count):  # type: ignore[no-untyped-def]
     """``grad[:, k] = sum over pairs (i, o) of k: outer(y[o], x[i])``, for one kernel offset.
 
@@ -222,7 +226,7 @@ def weight_gradient(x, y, x_index, y_index, starts, grad, k, lane_count):  # typ
         _add_outer(y_rows, x_rows, filled, grad, k * C, K * C, lane_count)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def group_pairs(source, target, counts, rows, block):  # type: ignore[no-untyped-def]
     """Stable counting sort of a rulebook by (block of target rows, offset).
 

@@ -10,6 +10,7 @@ Shape legend
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -118,7 +119,7 @@ class SparseUNet(nn.Module):
             spconv.SubMConv3d(in_channels, base_channels, kernel_size=5, padding=1, bias=False, indice_key="stem"),
             base_channels,
         )
-        self.down, self.enc, self.up, self.dec = (nn.ModuleList() for _ in range(4))
+        self.down, self.up, self.enc, self.dec = (nn.ModuleList() for _ in range(4))
         for s in range(stages):
             key, below = f"spconv{s + 1}", decoder[s + 1] if s + 1 < stages else encoder[-1]
             down = spconv.SparseConv3d(encoder[s], encoder[s + 1], kernel_size=2, stride=2, bias=False, indice_key=key)
@@ -221,8 +222,16 @@ def reestimate_batchnorm(model: nn.Module, forward: Callable[[T], object], batch
     Args:
         model: the network; changed in place.
         forward: runs the network on one batch; its result is dropped.
-        batches: what `forward` takes.
+        batches: what `forward` takes; at least one.
+
+    Raises:
+        InputError: there is no batch.
     """
+    remaining = iter(batches)
+    try:
+        first = next(remaining)
+    except StopIteration:
+        raise InputError("There is no batch to estimate batch-norm statistics from.") from None
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     kept = [(norm.momentum, norm.training) for norm in norms]
     for norm in norms:
@@ -231,7 +240,7 @@ def reestimate_batchnorm(model: nn.Module, forward: Callable[[T], object], batch
         norm.train()
     try:
         with torch.no_grad():
-            for batch in batches:
+            for batch in chain((first,), remaining):
                 forward(batch)
     finally:
         for norm, (momentum, training) in zip(norms, kept, strict=True):

@@ -94,6 +94,7 @@ class SemanticJob(_Strict):
     """Train and score one fold of one cell of a table.
 
     Attributes:
+        fold: the fold's name where the cell has several, else None.
         encoder: exported encoder weights to start from, or None for a random start.
         encoder_key: the key of the job that makes them.
     """
@@ -103,6 +104,7 @@ class SemanticJob(_Strict):
     table: str
     row: str
     column: str
+    fold: str | None
     recipe: JobRecipe
     data: Path
     data_key: str

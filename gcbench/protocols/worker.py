@@ -29,12 +29,15 @@ class Reporter:
         self.run = run
 
     def __call__(self, event: dict[str, Any]) -> None:
-        self.run.log(**event)
+        if event["event"] == "resumed":
+            self.run.rewind_log(event["step"])
+        if event["event"] != "progress":
+            self.run.log(**event)
         emit(event)
 
 
 class StopRequest:
-    """SIGINT and SIGTERM: inside `deferred()` they are noted and the loop stops after its step; else they stop at once."""
+    """SIGINT and SIGTERM: inside `deferred()` they are noted, and the loop stops after its step; else at once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -110,7 +113,11 @@ def _describe(error: Exception) -> dict[str, Any]:
         return {"message": error.message, "way_out": error.way_out, "exit_code": error.exit_code}
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" while writing {error.filename}" if error.filename else ""
-        return {"message": f"The disk is full{where}.", "way_out": "Free space and run the same command.", "exit_code": 1}
+        return {
+            "message": f"The disk is full{where}.",
+            "way_out": "Free space and run the same command.",
+            "exit_code": 1,
+        }
     return {"message": f"{type(error).__name__}: {error}", "way_out": "", "exit_code": 70}
 
 

@@ -105,7 +105,9 @@ def load_recipe(
                 "Only one level is allowed: extend the last one directly.",
             )
         if base.get("kind") != document.get("kind"):
-            raise RecipeError(f"{path}: extends a recipe of kind '{base.get('kind')}', but is '{document.get('kind')}'.")
+            raise RecipeError(
+                f"{path}: extends a recipe of kind '{base.get('kind')}', but is '{document.get('kind')}'."
+            )
         leaves = {**_own_leaves(base_path, base), **leaves}
     kind = str(document.get("kind"))
     leaves.update(row or {})
@@ -116,7 +118,9 @@ def load_recipe(
     for override in overrides:
         key, leaf = _parse_override(override)
         leaves[key] = leaf
-    return LoadedRecipe(_short_name(path), preset, _validate(path, kind, str(document.get("title", "")), leaves), leaves)
+    return LoadedRecipe(
+        _short_name(path), preset, _validate(path, kind, str(document.get("title", "")), leaves), leaves
+    )
 
 
 def recipe_from_values(kind: str, title: str, values: Mapping[str, Any]) -> Recipe:
@@ -135,7 +139,9 @@ def _find(name: str) -> Path:
     if candidate.suffix in (".yaml", ".yml"):
         if candidate.is_file():
             return candidate
-        raise RecipeError(f"There is no recipe file '{name}'.", "`gcbench recipes list` shows those that come with gcbench.")
+        raise RecipeError(
+            f"There is no recipe file '{name}'.", "`gcbench recipes list` shows those that come with gcbench."
+        )
     if name not in recipe_names():
         raise RecipeError(
             f"There is no recipe '{name}'.", f"Known: {', '.join(recipe_names())}; or give the path of a .yaml file."
@@ -188,7 +194,8 @@ def flatten_values(path: Path, node: Any, prefix: str = "") -> Iterator[tuple[st
     """
     if not isinstance(node, dict):
         raise RecipeError(
-            f"{path}: '{prefix}' has no source.", 'Write it as {value: ..., source: "paper: ..."}; every value names one.'
+            f"{path}: '{prefix}' has no source.",
+            'Write it as {value: ..., source: "paper: ..."}; every value names one.',
         )
     if "value" in node:
         source = node.get("source")
@@ -217,7 +224,9 @@ def _preset_leaves(preset: str, section: str) -> dict[str, Value]:
 def _parse_override(text: str) -> tuple[str, Value]:
     key, separator, raw = text.partition("=")
     if not separator or not key.strip():
-        raise RecipeError(f"'{text}' is not an override.", "Write --set section.key=value, e.g. --set schedule.steps=300.")
+        raise RecipeError(
+            f"'{text}' is not an override.", "Write --set section.key=value, e.g. --set schedule.steps=300."
+        )
     try:
         return key.strip(), Value(yaml.safe_load(raw), "override: command line")
     except yaml.YAMLError as error:

@@ -115,15 +115,19 @@ class GeometricAugmentation(Section):
 
 
 class Volume(Section):
-    """Unit cube, voxels, scatter and the dense 3D network (Eq. 6-8)."""
+    """Unit cube, voxels, scatter and the dense 3D network (Eq. 6-8).
+
+    Attributes:
+        grid: (X, Y, Z) voxels of the whole cube; three equal numbers make cubic voxels.
+        dense_channels: outputs of the 3 x 3 x 3 convolutions; the last is d_o.
+    """
 
     grid: tuple[Count, Count, Count]
-    voxels: Literal["paper", "cubic"]
     scatter: Literal["mean", "sum"]
     crop: bool
     margin: Annotated[int, Field(ge=0)]
     dense_channels: tuple[Count, ...]
-    out_channels: Count
+    norm: Literal["batch", "group"]
     checkpoint: bool
 
 

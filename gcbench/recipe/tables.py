@@ -21,12 +21,14 @@ class TableRow(_Part):
     """A row: the encoder it starts from and what it changes in a column's recipe.
 
     Attributes:
+        runs: False for a row that is shown with the paper's numbers only.
         pretrain: the pre-training recipe whose encoder is loaded, or None for a random start.
         values: dotted key -> value and source, laid over the column's recipe.
     """
 
     id: str
     title: str
+    runs: bool
     pretrain: str | None
     values: Mapping[str, Value]
 
@@ -85,8 +87,8 @@ def load_table(table_id: str) -> Table:
 
 
 def _row(path: Path, row: dict[str, Any]) -> TableRow:
-    values = dict(flatten_values(path, row["values"]))
-    return TableRow(**{**row, "pretrain": row.get("pretrain"), "values": values})
+    values = dict(flatten_values(path, row.get("values") or {}))
+    return TableRow(**{"runs": True, "pretrain": None, **row, "values": values})
 
 
 def _column(column: dict[str, Any]) -> TableColumn:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gcbench.errors import GcbenchError
-from gcbench.protocols.jobs import WORKER
+from gcbench.protocols.jobs import WORKER, Job
 from gcbench.reproduce.plan import Plan, PlannedJob
+from gcbench.runs.store import Run
 from gcbench.training.launch import run_worker
 
 
@@ -47,7 +49,7 @@ def execute_plan(
             continue
         on_start(planned)
         try:
-            run_job(planned, lambda event, job=planned: on_event(job, event))
+            run_job(planned.run, planned.job, partial(on_event, planned))
         except GcbenchError as error:
             outcome.failed[folder] = error
             on_end(planned, "failed")
@@ -57,13 +59,12 @@ def execute_plan(
     return outcome
 
 
-def run_job(planned: PlannedJob, on_event: Callable[[dict[str, Any]], None]) -> None:
+def run_job(run: Run, job: Job, on_event: Callable[[dict[str, Any]], None]) -> None:
     """Run one job in a worker process.
 
     Raises:
         GcbenchError: it failed.
         KeyboardInterrupt: it was interrupted; it can go on later.
     """
-    run = planned.run
-    run.start(planned.job.model_dump(mode="json"))
-    run_worker(WORKER, run.folder / "job.json", run.folder / "worker.log", on_event)
+    run.queue(job.model_dump(mode="json"))
+    run_worker(WORKER, run.job_path, run.folder / "worker.log", on_event)

@@ -12,7 +12,7 @@ from pathlib import Path
 from gcbench.errors import InputError
 from gcbench.protocols.jobs import FoldsJob, Job, JobRecipe, PrepareJob, PretrainJob, RoomsJob, SemanticJob
 from gcbench.recipe.loader import load_recipe, preset_names
-from gcbench.recipe.schema import PretrainRecipe, RoomsRecipe, SemanticRecipe
+from gcbench.recipe.schema import RECIPE_KINDS, PretrainRecipe, RoomsRecipe, SemanticRecipe
 from gcbench.recipe.tables import Fold, Table, TableColumn, TableRow
 from gcbench.runs.store import Run, RunStore
 
@@ -63,15 +63,15 @@ class Plan:
 
 
 def choose(table: Table, wanted: Sequence[str], what: str) -> tuple[str, ...]:
-    """Row or column ids in the table's order; empty means all.
+    """Row or column ids in the table's order; empty means all that can be run.
 
     Raises:
-        InputError: an id the table does not have.
+        InputError: an id the table does not have, or a row that only the paper has.
     """
-    known = [item.id for item in (table.rows if what == "row" else table.columns)]
+    known = [row.id for row in table.rows if row.runs] if what == "row" else [column.id for column in table.columns]
     for name in wanted:
         if name not in known:
-            raise InputError(f"{table.id} has no {what} '{name}'.", f"Its {what}s: {', '.join(known)}.")
+            raise InputError(f"{table.id} has no {what} '{name}' to run.", f"Its {what}s: {', '.join(known)}.")
     return tuple(name for name in known if not wanted or name in wanted)
 
 
@@ -84,6 +84,12 @@ def plan_table(table: Table, choice: Choice, out: Path) -> Plan:
     """
     if choice.preset is not None and choice.preset not in preset_names():
         raise InputError(f"There is no preset '{choice.preset}'.", f"Known: {', '.join(preset_names())}.")
+    for override in choice.overrides:
+        if override.partition(".")[0] not in RECIPE_KINDS:
+            raise InputError(
+                f"'{override}' does not say which recipe it overrides.",
+                f"Start it with {', '.join(RECIPE_KINDS)}, e.g. pretrain.schedule.steps=100.",
+            )
     return _Planner(table, choice, out).plan()
 
 
@@ -121,18 +127,21 @@ class _Planner:
         return self._add(job, tuple(fold.run.folder for fold in folds), f"{len(folds)} folds").run
 
     def _fold(self, row: TableRow, column: TableColumn, fold: Fold, seed: int) -> PlannedJob:
+        column = self._owner(column, fold)
         data, data_key, needs = self._data(column.data)
         loaded = load_recipe(
             column.recipe, row=row.values, preset=self.choice.preset, overrides=self._overrides("semantic")
         )
         assert isinstance(loaded.recipe, SemanticRecipe)
         encoder: PlannedJob | None = self._pretraining(row.pretrain, seed) if row.pretrain else None
-        suffix = f"-{fold.val[0]}" if len(column.folds) > 1 else ""
+        name = fold.val[0] if len(column.folds) > 1 else None
+        suffix = f"-{name}" if name else ""
         job = SemanticJob(
             name=f"{column.id}-{row.id}{suffix}-seed{seed}",
             table=self.table.id,
             row=row.id,
             column=column.id,
+            fold=name,
             recipe=JobRecipe.of(loaded),
             data=data,
             data_key=data_key,
@@ -145,6 +154,14 @@ class _Planner:
         )
         needs = (*needs, *((encoder.run.folder,) if encoder else ()))
         return self._add(job, needs, _budget(loaded.recipe))
+
+    def _owner(self, column: TableColumn, fold: Fold) -> TableColumn:
+        """The column that is just this fold, if the table has one: Area 5 is trained once for itself and the 6 folds."""
+        for other in self.table.columns:
+            same = (other.data, other.label_set, other.recipe) == (column.data, column.label_set, column.recipe)
+            if same and other.folds == (fold,):
+                return other
+        return column
 
     def _pretraining(self, recipe: str, seed: int) -> PlannedJob:
         loaded = load_recipe(recipe, preset=self.choice.preset, overrides=self._overrides("pretrain"))

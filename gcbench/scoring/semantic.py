@@ -204,7 +204,8 @@ class SemanticScorer:
         I, U, T = arrays  # noqa: E741 - the names of the metric's definition
         if any(array.shape != (len(self.label_set),) for array in arrays):
             raise InputError(
-                f"Scene '{scene_name}': its counts are not of the {len(self.label_set)} classes of {self.label_set.name}."
+                f"Scene '{scene_name}': its counts are not those of the {len(self.label_set)} classes "
+                f"of {self.label_set.name}."
             )
         if (I < 0).any() or (I > T).any() or (T > U).any():
             raise InputError(f"Scene '{scene_name}': its counts break 0 <= intersection <= target <= union.")

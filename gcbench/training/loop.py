@@ -1,4 +1,7 @@
-"""The one training loop, on Accelerate. A batch is a pure function of its step, so a resumed run equals a straight one."""
+"""The one training loop, on Accelerate.
+
+A batch is a pure function of its step, so a resumed run equals a straight one.
+"""
 
 from __future__ import annotations
 

@@ -41,9 +41,8 @@ def assert_twins(
         got, wanted = getattr(ours, name).grad, getattr(naive, name).grad
         wanted = torch.zeros_like(got) if wanted is None else wanted  # nothing visible: the loop touched no Gaussian
         size = float(wanted.abs().max()) if wanted.numel() else 0.0
-        torch.testing.assert_close(
-            got, wanted, rtol=TOLERANCE, atol=TOLERANCE * max(size, 1.0), msg=lambda m: f"{name}: {m}"
-        )  # noqa: B023
+        limit = TOLERANCE * max(size, 1.0)
+        torch.testing.assert_close(got, wanted, rtol=TOLERANCE, atol=limit, msg=f"gradient of {name} differs")
     return rendered
 
 

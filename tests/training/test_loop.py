@@ -103,7 +103,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
     def broken(model: nn.Module, batch: tuple[Tensor, Tensor]) -> StepOutput:
         return StepOutput(model(batch[0]).sum() * float("nan"), {})
 
-    with pytest.raises(RunError, match="step 1.*clip_norm"):
+    with pytest.raises(RunError, match=r"step 1.*clip_norm"):
         run(tmp_path, step=broken)
 
 

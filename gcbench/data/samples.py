@@ -1,0 +1,359 @@
+"""What training consumes: samples that are a pure function of (seed, sample number).
+
+Neither the number of workers nor a restart changes a sample: sample k belongs to pass k // S over the S scenes, its
+scene is that pass's seeded permutation at k % S, and its random numbers are seeded by (seed, k).
+
+Shape legend: N raw points, M voxels, V views, H x W pixels. Lengths are metres. Feature = [colour / 127.5 - 1, normal].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gcbench.data import geometry
+from gcbench.data.batching import PointSample, collate, grid_sample, mix3d
+from gcbench.data.frames import FrameSequence
+from gcbench.data.storage import PreparedDataset
+from gcbench.data.transforms import (
+    GeometricAugmentation,
+    SegmentationAugmentation,
+    augment_color,
+    block_dropout,
+    center_shift,
+    dropout,
+    elastic_distortion,
+    jitter,
+    random_similarity,
+    sphere_crop,
+)
+from gcbench.errors import DataError, InputError
+from gcbench.structures import IGNORE_INDEX, Float32Array, Float64Array, Int64Array, PointBatch, PosedViews, Scene
+
+_SCENE_ORDER, _SAMPLE, _MIX, _HELD_OUT = range(4)  # independent streams of one seed
+
+
+@dataclass(frozen=True)
+class PretrainSample:
+    """One scene of a pre-training step: what is left of its points after masking, and V views of all of it."""
+
+    points: PointSample
+    views: PosedViews
+
+
+@dataclass(frozen=True)
+class EvaluationSample:
+    """One scene, voxelised deterministically.
+
+    Attributes:
+        points: the M voxels.
+        inverse: [N] int64: ``prediction[inverse]`` goes back to the N raw points (their own voxel's prediction).
+        coord: [N, 3] float32, the raw points in the frame of `points.coord` (for 1-nearest-neighbour transfer).
+        segment: [N] int64 class indices of all raw points, -1 ignored; None without labels.
+    """
+
+    points: PointSample
+    inverse: Int64Array
+    coord: Float32Array
+    segment: Int64Array | None
+
+
+class SegmentationSamples:
+    """Augmented, voxelised, cropped training samples: ``samples[k]`` for any k >= 0.
+
+    Args:
+        dataset: where the scenes are.
+        names: the training scenes.
+        label_set: which labels become `segment`, e.g. ``"scannet20"``.
+        grid_size: voxel edge, metres.
+        crop_points: largest number of voxels of a sample (a sphere around a random one); None takes the scene whole.
+        augmentation: all parameters of the transforms.
+        seed: with k, decides everything.
+
+    Raises:
+        DataError: there is no scene, or the dataset does not carry the label set.
+    """
+
+    def __init__(
+        self,
+        dataset: PreparedDataset,
+        names: Sequence[str],
+        *,
+        label_set: str,
+        grid_size: float,
+        crop_points: int | None,
+        augmentation: SegmentationAugmentation,
+        seed: int,
+    ) -> None:
+        _check_scenes(dataset, names)
+        if label_set not in dataset.label_sets:
+            raise DataError(f"{dataset.root} has no labels '{label_set}'.", f"It has: {', '.join(dataset.label_sets)}.")
+        self.dataset = dataset
+        self.names = tuple(names)
+        self.label_set = label_set
+        self.grid_size = grid_size
+        self.crop_points = crop_points
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Samples of one pass."""
+        return len(self.names)
+
+    def __getitem__(self, number: int) -> PointSample:
+        scene = self.dataset.scene(self.names[scene_of_sample(len(self.names), self.seed, number)])
+        rng = _generator(self.seed, _SAMPLE, number)
+        augmentation = self.augmentation
+        if rng.random() < augmentation.dropout_p:
+            scene = _take(scene, dropout(len(scene), ratio=augmentation.dropout_ratio, rng=rng))
+        matrix = random_similarity(scene.coord, augmentation.geometric, rng)
+        coord = geometry.move_points(matrix, scene.coord)
+        if augmentation.jitter_sigma > 0:
+            coord = jitter(coord, sigma=augmentation.jitter_sigma, clip=augmentation.jitter_clip, rng=rng)
+        if rng.random() < augmentation.elastic_p:
+            for granularity, magnitude in augmentation.elastic:
+                coord = elastic_distortion(coord, granularity=granularity, magnitude=magnitude, rng=rng)
+        color = augment_color(scene.color.astype(np.float32), augmentation, rng)
+        voxels = grid_sample(coord, self.grid_size, rng)
+        index = voxels.index
+        chosen = np.arange(len(index))
+        if self.crop_points is not None:
+            chosen = sphere_crop(coord[index], points=self.crop_points, rng=rng)
+        chosen = rng.permutation(chosen)
+        index = index[chosen]
+        kept = coord[index]
+        return PointSample(
+            name=scene.name,
+            coord=geometry.move_points(center_shift(kept, apply_z=False), kept),
+            grid_coord=voxels.grid_coord[chosen],
+            feat=_features(color[index], geometry.move_normals(matrix, scene.normal[index])),
+            segment=_segment(scene, self.label_set, index),
+        )
+
+
+class SegmentationBatches:
+    """Collated training batches: ``batches[b]`` holds samples b * batch_size ... and is mixed with its probability.
+
+    Args:
+        samples: where the samples come from.
+        batch_size: scenes per batch, before mixing.
+        mix3d_p: probability of merging a batch's scenes in pairs (Mix3D).
+    """
+
+    def __init__(self, samples: SegmentationSamples, *, batch_size: int, mix3d_p: float) -> None:
+        self.samples = samples
+        self.batch_size = batch_size
+        self.mix3d_p = mix3d_p
+
+    def __getitem__(self, number: int) -> PointBatch:
+        first = number * self.batch_size
+        batch = collate([self.samples[k] for k in range(first, first + self.batch_size)])
+        rng = _generator(self.samples.seed, _MIX, number)
+        return mix3d(batch, rng) if rng.random() < self.mix3d_p else batch
+
+
+def evaluation_sample(scene: Scene, *, grid_size: float, label_set: str) -> EvaluationSample:
+    """One scene as it is, voxelised with the first point of each voxel, in the frame training uses (centre shift).
+
+    Raises:
+        DataError: the scene has labels, but not those.
+    """
+    if scene.segments and label_set not in scene.segments:
+        raise DataError(f"Scene '{scene.name}' has no labels '{label_set}'.", f"It has: {', '.join(scene.segments)}.")
+    coord = geometry.move_points(center_shift(scene.coord, apply_z=True), scene.coord)
+    voxels = grid_sample(coord, grid_size, None)
+    index = voxels.index
+    points = PointSample(
+        name=scene.name,
+        coord=coord[index],
+        grid_coord=voxels.grid_coord,
+        feat=_features(scene.color[index].astype(np.float32), scene.normal[index]),
+        segment=_segment(scene, label_set, index),
+    )
+    return EvaluationSample(points, voxels.inverse, coord, _segment(scene, label_set, np.arange(len(scene))))
+
+
+class PretrainSamples:
+    """Masked points and posed views of pre-training (Eq. 4; Sec. 4.1): ``samples[k]`` for any k >= 0.
+
+    Args:
+        dataset: a dataset with RGB-D frames.
+        names: the scenes.
+        grid_size: voxel edge, metres.
+        mask_ratio: share of the points dropped before grid sampling (Eq. 4).
+        mask_block: 0 drops single points; above 0, whole blocks of that edge in metres.
+        views: V, views per sample, drawn from the frames that are not held out (without repeats while they last).
+        view_size: (width, height) of the views, pixels.
+        holdout_every: every n-th frame, by position, is never trained on; 0 holds none out.
+        augmentation: similarities that move points and cameras together.
+        seed: with k, decides everything.
+
+    Raises:
+        DataError: there is no scene, or a scene has no frame to train on.
+    """
+
+    def __init__(
+        self,
+        dataset: PreparedDataset,
+        names: Sequence[str],
+        *,
+        grid_size: float,
+        mask_ratio: float,
+        mask_block: float,
+        views: int,
+        view_size: tuple[int, int],
+        holdout_every: int,
+        augmentation: GeometricAugmentation,
+        seed: int,
+    ) -> None:
+        _check_scenes(dataset, names)
+        for name in names:
+            if not split_frames(dataset.frame_count(name), holdout_every)[0]:
+                raise DataError(
+                    f"Scene '{name}' of {dataset.root} has {dataset.frame_count(name)} RGB-D frames: none to train on.",
+                    "Prepare the dataset with exported frames, or leave the scene out.",
+                )
+        self.dataset = dataset
+        self.names = tuple(names)
+        self.grid_size = grid_size
+        self.mask_ratio = mask_ratio
+        self.mask_block = mask_block
+        self.views = views
+        self.view_size = view_size
+        self.holdout_every = holdout_every
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Samples of one pass."""
+        return len(self.names)
+
+    def __getitem__(self, number: int) -> PretrainSample:
+        name = self.names[scene_of_sample(len(self.names), self.seed, number)]
+        rng = _generator(self.seed, _SAMPLE, number)
+        scene = self.dataset.scene(name)
+        matrix = random_similarity(scene.coord, self.augmentation, rng)
+        points = self._points(scene, matrix, self.mask_ratio, rng)
+        frames = self.dataset.frames(name)
+        positions = split_frames(len(frames), self.holdout_every)[0]
+        drawn = rng.choice(positions, size=self.views, replace=len(positions) < self.views)
+        return PretrainSample(points, load_views(frames, drawn.tolist(), self.view_size, matrix))
+
+    def heldout_views(self, name: str, *, masked: bool = False, max_views: int | None = None) -> PretrainSample:
+        """A scene's held-out views and its points, neither of them augmented; the same at every call.
+
+        Args:
+            name: the scene.
+            masked: drop points as in training (seeded by `seed`); False keeps all and takes the first of each voxel.
+            max_views: at most that many views, evenly spaced; None takes all.
+
+        Raises:
+            DataError: the scene holds no frame out.
+        """
+        scene, frames = self.dataset.scene(name), self.dataset.frames(name)
+        positions = split_frames(len(frames), self.holdout_every)[1]
+        if not positions:
+            raise DataError(
+                f"Scene '{name}' has {len(frames)} frames: with every {self.holdout_every}th held out, none."
+            )
+        if max_views is not None and len(positions) > max_views:
+            positions = [positions[i] for i in np.linspace(0, len(positions) - 1, max_views).round().astype(int)]
+        rng = _generator(self.seed, _HELD_OUT, 0) if masked else None
+        points = self._points(scene, np.eye(4), self.mask_ratio if masked else 0.0, rng)
+        return PretrainSample(points, load_views(frames, positions, self.view_size, np.eye(4)))
+
+    def _points(
+        self, scene: Scene, matrix: Float64Array, mask_ratio: float, rng: np.random.Generator | None
+    ) -> PointSample:
+        if mask_ratio > 0 and rng is not None:
+            if self.mask_block > 0:
+                kept = block_dropout(scene.coord, ratio=mask_ratio, block_size=self.mask_block, rng=rng)
+            else:
+                kept = dropout(len(scene), ratio=mask_ratio, rng=rng)
+            scene = _take(scene, kept)
+        coord = geometry.move_points(matrix, scene.coord)
+        voxels = grid_sample(coord, self.grid_size, rng)
+        chosen = np.arange(len(voxels.index)) if rng is None else rng.permutation(len(voxels.index))
+        index = voxels.index[chosen]
+        normal = geometry.move_normals(matrix, scene.normal[index])
+        return PointSample(
+            name=scene.name,
+            coord=coord[index],
+            grid_coord=voxels.grid_coord[chosen],
+            feat=_features(scene.color[index].astype(np.float32), normal),
+        )
+
+
+def split_frames(count: int, holdout_every: int) -> tuple[list[int], list[int]]:
+    """Positions 0 .. count - 1 of the training frames and of the held-out ones (every n-th; 0 holds none out).
+
+    Raises:
+        InputError: every frame would be held out.
+    """
+    if holdout_every < 0 or holdout_every == 1:
+        raise InputError(f"holdout_every is {holdout_every}; it must be 0 (none) or at least 2.")
+    held_out = [p for p in range(count) if holdout_every and p % holdout_every == holdout_every - 1]
+    return [p for p in range(count) if p not in set(held_out)], held_out
+
+
+def load_views(
+    frames: FrameSequence, positions: Sequence[int], size: tuple[int, int], matrix: Float64Array
+) -> PosedViews:
+    """The frames at `positions` as V views of (width, height), seen by cameras that moved with the points.
+
+    Args:
+        frames: the frames of a scene.
+        positions: V positions in `frames`.
+        size: (width, height) of the views.
+        matrix: [4, 4], the similarity that moved the points (identity: unmoved).
+    """
+    loaded = [frames.resized(position, size) for position in positions]
+    viewmats = geometry.move_cameras(matrix, np.linalg.inv(np.stack([frame.camera_to_world for frame in loaded])))
+    metres = np.stack([frame.depth for frame in loaded]).astype(np.float32) / np.float32(1000)
+    depths = geometry.move_depths(matrix, metres)
+    return PosedViews(
+        colors=torch.from_numpy(np.stack([frame.color for frame in loaded])).float() / 255,
+        depths=torch.from_numpy(depths),
+        viewmats=torch.from_numpy(viewmats.astype(np.float32)),
+        Ks=torch.from_numpy(np.stack([frame.intrinsic for frame in loaded]).astype(np.float32)),
+        frame_ids=tuple(frame.index for frame in loaded),
+    )
+
+
+def scene_of_sample(scenes: int, seed: int, number: int) -> int:
+    """Which of `scenes` scenes sample `number` takes: every pass is a seeded permutation of all of them."""
+    if number < 0:
+        raise IndexError(f"Sample numbers start at 0, got {number}.")
+    return int(_generator(seed, _SCENE_ORDER, number // scenes).permutation(scenes)[number % scenes])
+
+
+def _generator(seed: int, stream: int, number: int) -> np.random.Generator:
+    return np.random.default_rng((seed, stream, number))
+
+
+def _check_scenes(dataset: PreparedDataset, names: Sequence[str]) -> None:
+    if not names:
+        raise DataError(f"No scene of {dataset.root} was chosen.", "Check the splits: `dataset.json` lists them.")
+    for name in names:
+        dataset.point_count(name)
+
+
+def _take(scene: Scene, index: Int64Array) -> Scene:
+    segments = {label_set: values[index] for label_set, values in scene.segments.items()}
+    instance = None if scene.instance is None else scene.instance[index]
+    return Scene(scene.name, scene.coord[index], scene.color[index], scene.normal[index], segments, instance)
+
+
+def _features(color: Float32Array, normal: Float32Array) -> Float32Array:
+    return np.concatenate([color / np.float32(127.5) - 1, normal], axis=1, dtype=np.float32)
+
+
+def _segment(scene: Scene, label_set: str, index: Int64Array) -> Int64Array | None:
+    if not scene.segments:
+        return None
+    segment = scene.segments[label_set][index].astype(np.int64)
+    assert segment.size == 0 or segment.min() >= IGNORE_INDEX
+    return segment

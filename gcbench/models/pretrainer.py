@@ -1,0 +1,142 @@
+"""GaussianCross put together: from a batch of points to rendered views of every scene (Eq. 5-16).
+
+Shape legend
+    N  points      B  scenes      V  views of a scene      H, W  pixels      h, w  cells of the teacher's grid
+    C  channels of the encoder (d_s)      F  channels of a Gaussian's feature (d_f)      D  channels of the teacher (d*)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gcbench.errors import InputError
+from gcbench.models.dense_volume import DenseVolume
+from gcbench.models.gaussian_heads import AnchorCounts, GaussianHeads
+from gcbench.structures import Gaussians, PointBatch, PosedViews
+
+Background: TypeAlias = Literal["black", "mean"]
+
+
+class Rendered(Protocol):
+    """What a renderer returns: colors [V, H, W, 3], depths [V, H, W], features [V, H, W, F], alphas [V, H, W]."""
+
+    @property
+    def colors(self) -> Tensor: ...
+    @property
+    def depths(self) -> Tensor: ...
+    @property
+    def features(self) -> Tensor: ...
+    @property
+    def alphas(self) -> Tensor: ...
+
+
+class Renderer(Protocol):
+    """The call of `gcbench.splatting.render`."""
+
+    def __call__(
+        self,
+        gaussians: Gaussians,
+        viewmats: Tensor,
+        Ks: Tensor,
+        width: int,
+        height: int,
+        *,
+        background: Tensor | None = None,
+    ) -> Rendered: ...
+
+
+@dataclass(frozen=True)
+class ScenePrediction:
+    """One scene, rendered. All lengths are cube units.
+
+    Attributes:
+        rendered: the V views.
+        targets: the views to compare with; depths and viewmats in cube units.
+        gaussians: the Gaussians.
+        counts: what the pruning did.
+        feature_maps: [V, h, w, D], P_psi of the rendered features on the teacher's grid (Eq. 16); None without a grid.
+    """
+
+    rendered: Rendered
+    targets: PosedViews
+    gaussians: Gaussians
+    counts: AnchorCounts
+    feature_maps: Tensor | None
+
+
+class Pretrainer(nn.Module):
+    """Encoder, dense volume, Gaussian heads and projection head; rendering is passed in.
+
+    Args:
+        encoder: E_phi, maps a `PointBatch` to point features [N, C] (Eq. 5).
+        volume: Eq. 6-8.
+        heads: Eq. 9-13.
+        render: a splatting engine (Eq. 14, 15).
+        feature_channels: F.
+        teacher_channels: D; None leaves out the projection head P_psi.
+        background: colour behind the Gaussians: black, or the mean colour of the scene's target views.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        volume: DenseVolume,
+        heads: GaussianHeads,
+        render: Renderer,
+        *,
+        feature_channels: int,
+        teacher_channels: int | None,
+        background: Background = "black",
+    ) -> None:
+        super().__init__()
+        if background not in ("black", "mean"):
+            raise InputError(f"There is no background '{background}'.", "Choose 'black' or 'mean'.")
+        self.encoder, self.volume, self.heads = encoder, volume, heads
+        self.render = render
+        self.background: Background = background
+        self.projection = None if teacher_channels is None else nn.Linear(feature_channels, teacher_channels)
+
+    def forward(
+        self, points: PointBatch, views: Sequence[PosedViews], grid: tuple[int, int] | None = None
+    ) -> tuple[ScenePrediction, ...]:
+        """Render the views of each scene.
+
+        Args:
+            points: B scenes, already masked and sampled (Eq. 4).
+            views: B times V views, in the frame of the points.
+            grid: (h, w) of the teacher's feature maps; None leaves them out.
+
+        Raises:
+            InputError: the numbers of scenes differ, or there is a grid but no projection head.
+        """
+        if len(views) != len(points.offsets):
+            raise InputError(f"{len(points.offsets)} scenes of points, but views of {len(views)} scenes.")
+        if grid is not None and self.projection is None:
+            raise InputError("Feature maps need a projection head.", "Give the pretrainer teacher_channels.")
+        features = self.encoder(points)  # Eq. 5
+        predictions = []
+        scenes = self.volume(points.coord, features, points.offsets)  # Eq. 6-8
+        for (cube, volume), metric_views in zip(scenes, views, strict=True):
+            targets = cube.views(metric_views)
+            gaussians, counts = self.heads(volume)  # Eq. 9-13
+            height, width = targets.depths.shape[1:]
+            background = targets.colors.mean(dim=(0, 1, 2)) if self.background == "mean" else None
+            rendered = self.render(gaussians, targets.viewmats, targets.Ks, width, height, background=background)
+            maps = None if grid is None else self.feature_maps(rendered.features, grid)
+            predictions.append(ScenePrediction(rendered, targets, gaussians, counts, maps))
+        return tuple(predictions)
+
+    def feature_maps(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
+        """P_psi of the rendered features [V, H, W, F], averaged over the cells of the teacher's grid (Eq. 16).
+
+        P_psi is linear, so averaging first gives the same [V, h, w, D] as projecting every pixel.
+        """
+        assert self.projection is not None
+        cells = functional.adaptive_avg_pool2d(features.permute(0, 3, 1, 2), grid).permute(0, 2, 3, 1)
+        maps: Tensor = self.projection(cells)
+        return maps

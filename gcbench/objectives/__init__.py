@@ -1,0 +1,3 @@
+"""Losses, on plain tensors."""
+
+from __future__ import annotations

@@ -1,0 +1,77 @@
+"""The losses of semantic segmentation: cross-entropy and Lovasz-softmax.
+
+Shape legend
+    N  points      K  classes      P  classes that occur in the labels
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gcbench.errors import InputError
+from gcbench.structures import IGNORE_INDEX
+
+
+@dataclass(frozen=True)
+class SegmentationLoss:
+    """The weighted `total` and its unweighted terms, all []."""
+
+    total: Tensor
+    cross_entropy: Tensor
+    lovasz: Tensor
+
+
+def segmentation_loss(
+    logits: Tensor, labels: Tensor, *, cross_entropy_weight: float = 1.0, lovasz_weight: float = 1.0
+) -> SegmentationLoss:
+    """Cross-entropy plus Lovasz-softmax over the labelled points; zero, with gradient zero, if there are none.
+
+    Args:
+        logits: [N, K].
+        labels: [N] int64, class indices; IGNORE_INDEX is not labelled.
+        cross_entropy_weight: its weight in the total.
+        lovasz_weight: its weight in the total.
+
+    Raises:
+        InputError: shapes differ, or a label is not below K.
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise InputError(f"Logits of shape {list(logits.shape)} do not fit labels of shape {list(labels.shape)}.")
+    labelled = (labels != IGNORE_INDEX).nonzero().squeeze(1)
+    logits, labels = logits.index_select(0, labelled), labels.index_select(0, labelled)
+    if not len(labels):
+        zero = logits.sum()  # of no rows
+        return SegmentationLoss(zero, zero, zero)
+    if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
+        raise InputError(
+            f"Labels range from {int(labels.min())} to {int(labels.max())}, but there are {logits.shape[1]} classes.",
+            f"Unlabelled points have {IGNORE_INDEX}.",
+        )
+    cross_entropy = functional.cross_entropy(logits, labels)
+    lovasz = lovasz_softmax(logits.softmax(dim=1), labels)
+    return SegmentationLoss(cross_entropy_weight * cross_entropy + lovasz_weight * lovasz, cross_entropy, lovasz)
+
+
+def lovasz_softmax(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Lovasz-softmax, mean over the classes that occur (Berman, Rannen Triki, Blaschko, CVPR 2018, Eq. 7-12).
+
+    For one class the errors m = |[label is the class] - probability| are sorted, largest first; the loss is their dot
+    product with the steps of the Jaccard loss as points turn wrong in that order.
+
+    Args:
+        probabilities: [N, K].
+        labels: [N] int64 in 0 .. K - 1.
+    """
+    present = torch.unique(labels)
+    belongs = (labels[:, None] == present).to(probabilities)  # [N, P]
+    errors, order = (belongs - probabilities.index_select(1, present)).abs().sort(dim=0, descending=True)
+    belongs = belongs.gather(0, order)
+    size = belongs.sum(dim=0)
+    jaccard = 1.0 - (size - belongs.cumsum(0)) / (size + (1.0 - belongs).cumsum(0))
+    steps = torch.diff(jaccard, dim=0, prepend=torch.zeros_like(jaccard[:1]))
+    loss: Tensor = (errors * steps).sum(dim=0).mean()
+    return loss

@@ -1,0 +1,48 @@
+"""Building encoders from recipes, and reading and writing the exported encoder of a pre-training run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from gcbench.errors import DataError
+from gcbench.models.sparse_unet import SparseUNet
+from gcbench.recipe.schema import Encoder
+from gcbench.training.checkpoint import save_weights, write_atomically
+
+
+def build_encoder(sizes: Encoder) -> SparseUNet:
+    """A randomly initialised encoder."""
+    return SparseUNet(sizes.in_channels, sizes.base_channels, sizes.channels, sizes.layers)
+
+
+def export_encoder(encoder: SparseUNet, sizes: Encoder, folder: Path) -> Path:
+    """Write `config.json` and `model.safetensors` (official parameter names); returns the weights' path."""
+    config = {"model_type": "gcbench-sparse-unet", **sizes.model_dump(mode="json")}
+    text = json.dumps(config, indent=2) + "\n"
+    write_atomically(folder / "config.json", lambda target: _write_text(target, text))
+    save_weights(folder / "model.safetensors", encoder.state_dict(), {"format": "pt"})
+    return folder / "model.safetensors"
+
+
+def load_encoder(encoder: SparseUNet, weights: Path) -> None:
+    """Load an exported encoder; every weight must be there and fit.
+
+    Raises:
+        DataError: the file is missing or broken, or belongs to an encoder of another size.
+    """
+    try:
+        encoder.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{weights} cannot be read: {error}.", "Run the pre-training again.") from error
+    except RuntimeError as error:
+        raise DataError(
+            f"{weights} does not fit this encoder: {error}", "Pre-train and probe with the same encoder sizes."
+        ) from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,79 @@
+"""From what a job measured to a result with its protocol and provenance."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from gcbench.data.storage import PreparedDataset
+from gcbench.protocols.jobs import JobRecipe, SemanticJob
+from gcbench.recipe.schema import SemanticRecipe
+from gcbench.runs.provenance import collect_provenance
+from gcbench.runs.results import Protocol, Provenance, Result
+from gcbench.scoring.semantic import SemanticMetrics
+
+
+def provenance(recipe: JobRecipe, dataset: PreparedDataset, started: datetime, weights: str | None) -> Provenance:
+    """The provenance of a job that ends now."""
+    peak = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None
+    return collect_provenance(
+        recipe=recipe.name,
+        recipe_hash=recipe.hash,
+        resolved_recipe=recipe.values,
+        preset=recipe.preset,
+        data_fingerprint=dataset.fingerprint,
+        synthetic=dataset.synthetic,
+        started=started,
+        weights_hash=weights,
+        peak_memory_mb=peak,
+    )
+
+
+def semantic_result(
+    job: SemanticJob,
+    recipe: SemanticRecipe,
+    dataset: PreparedDataset,
+    metrics: SemanticMetrics,
+    started: datetime,
+    encoder_hashes: tuple[str, str],
+) -> Result:
+    """The result of one fold of one cell."""
+    names = dataset.scene_names(job.val)
+    notes = [f"classes without a value: {', '.join(metrics.undefined)}"] if metrics.undefined else []
+    if recipe.probe.frozen:
+        notes.append(f"encoder parameters before and after: {encoder_hashes[0]}, {encoder_hashes[1]}")
+    return Result(
+        table=job.table,
+        row=job.row,
+        column=job.column,
+        fold=job.fold,
+        seed=job.seed,
+        protocol=Protocol(
+            label_set=job.label_set,
+            split="+".join(job.val),
+            split_hash=hashlib.sha256("\n".join(names).encode()).hexdigest()[:12],
+            resolution=recipe.evaluation.resolution,
+            inference="single-pass",
+            checkpoint=recipe.evaluation.checkpoint,
+            batchnorm=recipe.probe.batchnorm if recipe.probe.frozen else "trained",
+            level=recipe.probe.level,
+            evaluation=metrics.protocol.name,
+            evaluation_version=metrics.protocol.version,
+        ),
+        provenance=provenance(job.recipe, dataset, started, encoder_hashes[1]),
+        notes=notes,
+        **metrics.as_record(),
+    )
+
+
+def now() -> datetime:
+    """The time, with its zone."""
+    return datetime.now(timezone.utc)
+
+
+def short_sha256(path: Path) -> str:
+    """First 16 hex digits of a file's SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

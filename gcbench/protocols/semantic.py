@@ -1,0 +1,229 @@
+"""Semantic segmentation: train in full or probe a frozen encoder, then score the validation scenes.
+
+Shape legend: N points, F feature channels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor, nn
+
+from gcbench.data.batching import collate
+from gcbench.data.labels import load_label_set
+from gcbench.data.samples import EvaluationSample, SegmentationBatches, SegmentationSamples, evaluation_sample
+from gcbench.data.storage import PreparedDataset
+from gcbench.data.transforms import SegmentationAugmentation
+from gcbench.errors import DataError
+from gcbench.models.segmentation import Segmenter, weights_hash
+from gcbench.models.sparse_unet import reestimate_batchnorm
+from gcbench.objectives.supervised import segmentation_loss
+from gcbench.protocols.encoders import build_encoder, load_encoder
+from gcbench.protocols.jobs import SemanticJob
+from gcbench.protocols.loading import steps
+from gcbench.protocols.results import now, semantic_result
+from gcbench.recipe.schema import SemanticRecipe
+from gcbench.runs.results import Result
+from gcbench.runs.store import Run
+from gcbench.scoring.semantic import SemanticMetrics, SemanticScorer, load_semantic_protocol
+from gcbench.structures import IGNORE_INDEX, Int64Array, LabelSet, PointBatch
+from gcbench.training.checkpoint import Checkpoints
+from gcbench.training.loop import LoopSettings, StepOutput, build_accelerator, train
+from gcbench.training.optim import build_optimizer, build_scheduler
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class Stop(Protocol):
+    """Asked by the loop whether to stop; `deferred()` holds signals back while training."""
+
+    def __call__(self) -> bool: ...
+
+    def deferred(self) -> AbstractContextManager[None]: ...
+
+
+def train_and_score(job: SemanticJob, run: Run, report: Report, stop: Stop) -> Result:
+    """Run a `SemanticJob`.
+
+    Raises:
+        DataError: the dataset lacks the splits, the labels or the encoder.
+        RunError: training diverged.
+    """
+    started = now()
+    recipe = job.recipe.build()
+    assert isinstance(recipe, SemanticRecipe)
+    dataset = PreparedDataset.open(job.data)
+    label_set = load_label_set(job.label_set)
+    torch.manual_seed(job.seed)
+    model = Segmenter(
+        build_encoder(recipe.encoder),
+        len(label_set),
+        level=recipe.probe.level,
+        frozen=recipe.probe.frozen,
+        batchnorm=recipe.probe.batchnorm,
+    )
+    if job.encoder is not None:
+        load_encoder(model.encoder, job.encoder)
+    before = weights_hash(model.encoder)
+    training = _Training(job, recipe, dataset, run, report, stop)
+    if recipe.probe.frozen and recipe.probe.batchnorm == "reestimated":
+        training.reestimate(model)
+    trained = training.on_extracted_features(model) if recipe.probe.features == "extracted" else training.online(model)
+    after = weights_hash(trained.encoder)
+    if recipe.probe.frozen and before != after:
+        raise AssertionError(f"the frozen encoder changed: {before} before, {after} after")
+    metrics = score(trained, recipe, dataset, dataset.scene_names(job.val), label_set, training.device, report)
+    return semantic_result(job, recipe, dataset, metrics, started, (before, after))
+
+
+class _Training:
+    """What both ways of training share."""
+
+    def __init__(
+        self, job: SemanticJob, recipe: SemanticRecipe, dataset: PreparedDataset, run: Run, report: Report, stop: Stop
+    ) -> None:
+        self.job, self.recipe, self.dataset, self.report, self.stop = job, recipe, dataset, report, stop
+        self.names = dataset.scene_names(job.train)
+        self.total = recipe.schedule.total_steps(len(self.names))
+        self.accelerator = build_accelerator(recipe.run.precision)
+        self.device = self.accelerator.device
+        self.checkpoints = Checkpoints(
+            run.folder / "checkpoints", warn=lambda message: report({"event": "warning", "message": message})
+        )
+
+    def online(self, model: Segmenter) -> Segmenter:
+        """Every step runs the whole model on augmented crops."""
+        recipe = self.recipe
+        samples = SegmentationSamples(
+            self.dataset,
+            self.names,
+            label_set=self.job.label_set,
+            grid_size=recipe.data.grid_size,
+            crop_points=recipe.data.crop_points,
+            augmentation=SegmentationAugmentation(**recipe.augmentation.model_dump()),
+            seed=self.job.seed,
+        )
+        batches = SegmentationBatches(samples, batch_size=recipe.schedule.batch_size, mix3d_p=recipe.data.mix3d_p)
+
+        def step(module: nn.Module, batch: PointBatch) -> StepOutput:
+            batch = batch.to(self.device)
+            assert batch.segment is not None
+            return self._losses(module(batch), batch.segment)
+
+        trained = self._train(model, lambda first: steps(batches, first, self.total, recipe.run.workers), step)
+        assert isinstance(trained, Segmenter)
+        return trained
+
+    def on_extracted_features(self, model: Segmenter) -> Segmenter:
+        """The encoder runs once on every training scene; the linear layer trains on random points of all scenes."""
+        features, segment = self._extract(model)
+        count = self.recipe.schedule.batch_size * (self.recipe.data.crop_points or 0) or len(segment)
+
+        def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+            for number in range(first, self.total):
+                generator = torch.Generator().manual_seed(self.job.seed * 1_000_003 + number)
+                rows = torch.randint(len(segment), (min(count, len(segment)),), generator=generator)
+                yield features[rows], segment[rows]
+
+        def step(module: nn.Module, batch: tuple[Tensor, Tensor]) -> StepOutput:
+            return self._losses(module(batch[0].to(self.device)), batch[1].to(self.device))
+
+        self._train(model.head, batches, step)
+        return model
+
+    def reestimate(self, model: Segmenter) -> None:
+        """Measure the frozen encoder's batch-norm statistics on the training scenes, as they are."""
+        model.to(self.device)
+        reestimate_batchnorm(model.encoder, model.features, self._scenes("batch norm"))
+
+    def _extract(self, model: Segmenter) -> tuple[Tensor, Tensor]:
+        """Features [N, F] float32 and classes [N] of all labelled voxels of the training scenes."""
+        model.to(self.device).eval()
+        parts = []
+        with torch.no_grad():
+            for batch in self._scenes("features"):
+                assert batch.segment is not None
+                labelled = batch.segment != IGNORE_INDEX
+                parts.append((model.features(batch)[labelled].cpu(), batch.segment[labelled].cpu()))
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+    def _scenes(self, phase: str) -> Iterator[PointBatch]:
+        for number, name in enumerate(self.names, start=1):
+            sample = evaluation_sample(
+                self.dataset.scene(name), grid_size=self.recipe.data.grid_size, label_set=self.job.label_set
+            )
+            self.report({"event": "progress", "step": number, "total": len(self.names), "phase": phase})
+            yield collate([sample.points]).to(self.device)
+
+    def _losses(self, logits: Tensor, segment: Tensor) -> StepOutput:
+        weights = self.recipe.losses
+        loss = segmentation_loss(
+            logits, segment, cross_entropy_weight=weights.cross_entropy, lovasz_weight=weights.lovasz
+        )
+        values = {"loss": loss.total, "cross_entropy": loss.cross_entropy, "lovasz": loss.lovasz}
+        return StepOutput(loss.total, {name: float(value.detach()) for name, value in values.items()})
+
+    def _train(
+        self, model: nn.Module, batches: Callable[[int], Iterator[Any]], step: Callable[..., StepOutput]
+    ) -> nn.Module:
+        recipe = self.recipe
+        optimizer = build_optimizer(model.parameters(), recipe.optimizer)
+        with self.stop.deferred():
+            return train(
+                model,
+                optimizer,
+                build_scheduler(optimizer, recipe.schedule, self.total),
+                batches,
+                step,
+                LoopSettings(self.total, recipe.run, recipe.optimizer.clip_norm),
+                self.checkpoints,
+                accelerator=self.accelerator,
+                report=self.report,
+                stop_requested=self.stop,
+            )
+
+
+def score(
+    model: Segmenter,
+    recipe: SemanticRecipe,
+    dataset: PreparedDataset,
+    names: Sequence[str],
+    label_set: LabelSet,
+    device: torch.device,
+    report: Report,
+) -> SemanticMetrics:
+    """Predict and score scenes one by one, at the recipe's resolution.
+
+    Raises:
+        DataError: a scene has no labels, or there is no scene.
+    """
+    scorer = SemanticScorer(label_set, load_semantic_protocol(recipe.evaluation.protocol))
+    model.to(device).eval()
+    for number, name in enumerate(names, start=1):
+        scene = dataset.scene(name)
+        sample = evaluation_sample(scene, grid_size=recipe.data.grid_size, label_set=label_set.name)
+        if sample.segment is None or sample.points.segment is None:
+            raise DataError(f"Scene '{name}' of {dataset.root} has no labels.", "Score a split that has them.")
+        with torch.no_grad():
+            prediction = model(collate([sample.points]).to(device)).argmax(dim=1).cpu().numpy()
+        if recipe.evaluation.resolution == "points":
+            scorer.add(name, prediction[nearest_voxel(sample)], sample.segment)
+        else:
+            scorer.add(name, prediction, sample.points.segment)
+        report({"event": "progress", "step": number, "total": len(names), "phase": "scoring"})
+    if not names:
+        raise DataError(f"There is no scene to score in {dataset.root}.", "Check the splits of the table's column.")
+    metrics = scorer.result()
+    report({"event": "score", "mIoU": metrics.miou, "mAcc": metrics.macc, "allAcc": metrics.allacc})
+    return metrics
+
+
+def nearest_voxel(sample: EvaluationSample) -> Int64Array:
+    """[N]: for each original point, the nearest of the sampled points (PROTOCOLS: back by 1-nearest neighbour)."""
+    index = cKDTree(sample.points.coord).query(sample.coord)[1]
+    return np.asarray(index, dtype=np.int64)

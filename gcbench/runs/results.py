@@ -1,0 +1,241 @@
+"""The versioned result schema: a number with its protocol and its provenance. Imports no torch.
+
+Metrics are fractions in [0, 1]; NaN, "undefined", is `null` in JSON. Times are UTC. Fields may be added with a default;
+any other change raises `SCHEMA_VERSION` and adds a step to `_MIGRATIONS`, so that old files still load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from gcbench.errors import RunError
+
+SCHEMA_VERSION = 1
+
+# version of a stored file -> a function that turns its content into the next version's
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null", allow_inf_nan=True)
+
+
+class Protocol(_Strict):
+    """How a number was measured. Numbers of different protocols are never compared silently.
+
+    Attributes:
+        label_set: e.g. ``"scannet20"``.
+        split: e.g. ``"val"``, ``"Area_5"``.
+        split_hash: short hash of the split's scene names.
+        resolution: scored on the sampled ``voxels`` or on the original ``points``.
+        inference: ``single-pass``, or ``tta`` (fragments under test-time augmentation).
+        ignored: what does not count, e.g. ``("unlabelled",)``.
+        checkpoint: the ``last`` or the ``best`` checkpoint of the training.
+        batchnorm: of the encoder: ``trained`` with it, or, when it is frozen, ``track``, ``frozen``, ``reestimated``.
+        level: features a head sees: the ``decoder``'s output or all ``encoder-levels``.
+        evaluation: name of the metric policy, e.g. ``"pointcept"``.
+        evaluation_version: its version.
+    """
+
+    label_set: str
+    split: str
+    split_hash: str
+    resolution: Literal["voxels", "points"]
+    inference: Literal["single-pass", "tta"]
+    ignored: tuple[str, ...] = ("unlabelled",)
+    checkpoint: Literal["last", "best"]
+    batchnorm: Literal["trained", "track", "frozen", "reestimated"]
+    level: Literal["decoder", "encoder-levels"] = "decoder"
+    evaluation: str
+    evaluation_version: int
+
+    def fingerprint(self) -> str:
+        """First 12 hex digits of the SHA-256 of the protocol's canonical JSON."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def describe(self) -> str:
+        """One line for readers."""
+        encoder = {
+            "trained": "encoder trained",
+            "track": "encoder frozen, batch norm tracking",
+            "frozen": "encoder frozen, batch norm frozen",
+            "reestimated": "encoder frozen, batch norm re-estimated",
+        }[self.batchnorm]
+        parts = (
+            f"{self.label_set} on {self.split}",
+            f"scored on {self.resolution}",
+            "single pass" if self.inference == "single-pass" else "test-time augmentation",
+            f"{self.checkpoint} checkpoint",
+            encoder if self.level == "decoder" else f"{encoder}, all encoder levels",
+            f"{self.evaluation} v{self.evaluation_version}",
+        )
+        return ", ".join(parts)
+
+
+class Provenance(_Strict):
+    """Where a number comes from.
+
+    Attributes:
+        recipe: its name; `recipe_hash`: of its values; `resolved_recipe`: all of them, as run.
+        preset: the overlay it ran with, None for the paper's settings.
+        data_fingerprint: of the prepared dataset.
+        synthetic: the data are synthetic rooms.
+        git_commit: of gcbench, None outside a checkout; `git_dirty`: with local changes.
+        versions: Python, gcbench and the libraries that decide numbers.
+        hardware: processor, cores, memory, accelerators.
+        wall_seconds: from `started` to `ended`.
+        peak_memory_mb: of the process, or of the accelerator where one was used.
+        weights_hash: SHA-256 of the weights that were scored, or saved.
+    """
+
+    recipe: str
+    recipe_hash: str
+    resolved_recipe: dict[str, Any]
+    preset: str | None
+    data_fingerprint: str
+    synthetic: bool
+    git_commit: str | None
+    git_dirty: bool | None
+    versions: dict[str, str]
+    hardware: dict[str, str]
+    wall_seconds: float
+    peak_memory_mb: float
+    weights_hash: str | None = None
+    started: datetime
+    ended: datetime
+
+
+class ClassScore(_Strict):
+    """IoU and Acc of one class."""
+
+    IoU: Number
+    Acc: Number
+
+
+class SceneCounts(_Strict):
+    """Integer counts of one scene, one entry per class."""
+
+    intersection: list[Count]
+    union: list[Count]
+    target: list[Count]
+
+
+class Result(_Strict):
+    """One cell of a table for one seed, or one fold of it.
+
+    Attributes:
+        table, row, column: ids of the cell.
+        fold: name of the fold if this is a part of the cell only; such a result never stands in a table.
+        metrics: ``mIoU``, ``mAcc``, ``allAcc``.
+        fold_mean: for a cell of several folds, the mean over the folds; `metrics` sums the counts first.
+        classes: scores by class name.
+        groups: mean IoU by group of classes (head, common, tail).
+        scenes: counts by scene; the metrics can be recomputed from them.
+    """
+
+    schema_version: Literal[1] = 1
+    kind: Literal["semantic"] = "semantic"
+    table: str
+    row: str
+    column: str
+    fold: str | None = None
+    seed: int
+    metrics: dict[str, Number]
+    fold_mean: dict[str, Number] = {}
+    classes: dict[str, ClassScore]
+    groups: dict[str, Number] = {}
+    scenes: dict[str, SceneCounts]
+    protocol: Protocol
+    provenance: Provenance
+    notes: list[str] = []
+
+
+class CurvePoint(_Strict):
+    """Rendering quality at one step, dB; NaN where it was not measured."""
+
+    step: Count
+    psnr_train: Number = math.nan
+    psnr_heldout: Number = math.nan
+
+
+class PretrainResult(_Strict):
+    """What a pre-training run reports.
+
+    Attributes:
+        losses: final losses by name, unweighted, and ``total``.
+        psnr: PSNR of training and held-out views by step, dB.
+        gaussians_kept: mean number of Gaussians per scene after pruning (Eq. 13), at the end.
+    """
+
+    schema_version: Literal[1] = 1
+    kind: Literal["pretrain"] = "pretrain"
+    name: str
+    seed: int
+    steps: Count
+    losses: dict[str, Number]
+    psnr: list[CurvePoint]
+    gaussians_kept: Number
+    seconds_per_step: Number
+    peak_memory_mb: Number
+    provenance: Provenance
+    notes: list[str] = []
+
+
+AnyResult = Result | PretrainResult
+_KINDS: Mapping[str, type[Result] | type[PretrainResult]] = {"semantic": Result, "pretrain": PretrainResult}
+
+
+def parse_result(text: str | bytes, where: Path | str = "result") -> AnyResult:
+    """A result from JSON, of this or an older schema version.
+
+    Raises:
+        RunError: not JSON, of an unknown kind, newer than this gcbench, or not what its version says.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise RunError(f"{where} is not JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("kind") not in _KINDS:
+        kind = content.get("kind") if isinstance(content, dict) else None
+        raise RunError(f"{where}: key 'kind' is {kind!r}.", f"Results are of kind {', '.join(_KINDS)}.")
+    version = content.get("schema_version")
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise RunError(
+            f"{where}: key 'schema_version' is {version!r}, this gcbench reads up to {SCHEMA_VERSION}.",
+            "Update gcbench: pip install -U gcbench.",
+        )
+    while version < SCHEMA_VERSION and version in _MIGRATIONS:
+        content = _MIGRATIONS[version](content)
+        version += 1
+    content["schema_version"] = version
+    try:
+        return _KINDS[content["kind"]].model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise RunError(f"{where}: key '{key}': {first['msg']}.") from error
+
+
+def load_result(path: Path) -> AnyResult:
+    """A result file.
+
+    Raises:
+        RunError: missing, or see `parse_result`.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}.") from error
+    return parse_result(text, path)

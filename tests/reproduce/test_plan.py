@@ -1,0 +1,99 @@
+"""The plan of a table: which jobs, in which order, shared and keyed by content."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gcbench.errors import InputError, RecipeError
+from gcbench.protocols.jobs import FoldsJob, Job, PretrainJob, SemanticJob, read_job
+from gcbench.recipe.tables import load_table
+from gcbench.reproduce.plan import Choice, Plan, choose, plan_table
+
+TABLE = load_table("table1")
+ALL = Choice(choose(TABLE, (), "row"), choose(TABLE, (), "column"), 1, "tiny", {}, ())
+
+
+def jobs(plan: Plan, kind: str) -> list[Job]:
+    return [planned.job for planned in plan.jobs if planned.job.kind == kind]
+
+
+def test_shared_jobs_stand_once_and_before_those_that_need_them(tmp_path: Path) -> None:
+    plan = plan_table(TABLE, replace(ALL, seeds=2), tmp_path)
+    assert len(jobs(plan, "rooms")) == len(jobs(plan, "prepare")) == 2
+    assert len(jobs(plan, "pretrain")) == 2  # one per seed, for all four columns
+    assert len(jobs(plan, "semantic")) == 2 * 3 * 9 - 2 * 3  # Area 5 is a column and one of the six folds
+    assert len(plan.cells) == 2 * 3 * 4
+    seen: set[Path] = set()
+    for planned in plan.jobs:
+        assert set(planned.needs) <= seen
+        seen.add(planned.run.folder)
+
+
+def test_only_the_paper_has_some_rows() -> None:
+    assert choose(TABLE, (), "row") == ("spunet-scratch", "random-frozen", "gaussiancross")
+    with pytest.raises(InputError, match="no row 'csc' to run"):
+        choose(TABLE, ("csc",), "row")
+
+
+def test_rows_and_columns_narrow_the_plan(tmp_path: Path) -> None:
+    choice = replace(ALL, rows=("random-frozen",), columns=("s3dis-area5",))
+    plan = plan_table(TABLE, choice, tmp_path)
+    assert [planned.job.kind for planned in plan.jobs] == ["rooms", "prepare", "semantic"]
+
+
+def test_keys_change_with_what_decides_the_result_and_only_then(tmp_path: Path) -> None:
+    def keys(*overrides: str) -> dict[str, str]:
+        choice = replace(ALL, columns=("scannet",), overrides=overrides)
+        return {f"{p.job.kind}-{p.job.name}": p.job.key for p in plan_table(TABLE, choice, tmp_path).jobs}
+
+    def changed(*overrides: str) -> set[str]:
+        before, after = keys(), keys(*overrides)
+        return {name for name in before if before[name] != after[name]}
+
+    probe = "semantic-scannet-gaussiancross-seed0"
+    everything = {name for name in keys() if name != "rooms-s3dis"}
+    assert changed() == set()
+    assert changed("pretrain.schedule.steps=7") == {"pretrain-gaussiancross-seed0", probe}
+    assert changed("rooms.scannet.seed=5") == everything
+    assert changed("rooms.s3dis.seed=5") == set()
+
+
+def test_six_folds_are_joined(tmp_path: Path) -> None:
+    choice = replace(ALL, rows=("random-frozen",), columns=("s3dis-6fold",))
+    plan = plan_table(TABLE, choice, tmp_path)
+    (joined,) = jobs(plan, "folds")
+    assert isinstance(joined, FoldsJob)
+    assert len(joined.folds) == 6
+    folds = [job for job in jobs(plan, "semantic") if isinstance(job, SemanticJob)]
+    assert {job.column for job in folds if job.fold is None} == {"s3dis-area5"}
+    assert {job.val for job in folds} == {(f"Area_{k}",) for k in range(1, 7)}
+
+
+def test_a_job_file_is_self_contained(tmp_path: Path) -> None:
+    (job,) = jobs(plan_table(TABLE, replace(ALL, columns=("scannet",)), tmp_path), "pretrain")
+    path = tmp_path / "job.json"
+    path.write_text(job.model_dump_json())
+    again = read_job(path)
+    assert again == job
+    assert isinstance(again, PretrainJob)
+    assert again.recipe.build().kind == "pretrain"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"preset": "big"}, InputError, "Known: tiny"),
+        ({"preset": None}, InputError, "--data ROOT"),
+        ({"overrides": ("schedule.steps=3",)}, InputError, "Start it with pretrain"),
+        ({"overrides": ("pretrain.schedule.stepz=3",)}, RecipeError, "stepz"),
+        ({"data": {"s3dis": Path("x")}, "columns": ("scannet",)}, InputError, "data prepare scannet"),
+    ],
+)
+def test_errors_say_the_way_out(
+    tmp_path: Path, change: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        plan_table(TABLE, replace(ALL, **change), tmp_path)  # type: ignore[arg-type]
