@@ -1,4 +1,4 @@
-"""Which libraries a module may import. `make lint` holds which of gcbench's own modules it may import (import-linter)."""
+"""Which libraries a module may import. `make lint` (import-linter) holds which of gcbench's own modules it may."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import subprocess
 import sys
@@ -61,7 +60,6 @@ Raising = Callable[[BaseException], None]
 def doctor_raises(monkeypatch: pytest.MonkeyPatch) -> Raising:
     """Put in place of the module of `gcbench doctor` one whose command raises the given error."""
     monkeypatch.delenv(DEBUG_VARIABLE, raising=False)
-    import_module = importlib.import_module
 
     def install(error: BaseException) -> None:
         app = typer.Typer(add_completion=False)
@@ -72,9 +70,7 @@ def doctor_raises(monkeypatch: pytest.MonkeyPatch) -> Raising:
 
         module = types.ModuleType("gcbench.cli.doctor")
         module.app = app  # type: ignore[attr-defined]
-        monkeypatch.setattr(
-            importlib, "import_module", lambda name: module if name == module.__name__ else import_module(name)
-        )
+        monkeypatch.setitem(sys.modules, module.__name__, module)
 
     return install
 

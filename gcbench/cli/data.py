@@ -91,9 +91,9 @@ def synth(
     workers: Workers = None,
 ) -> None:
     """Generate synthetic rooms in a raw layout; prepare them like the real dataset."""
+    frame_size = _size(size)
     from gcbench.data.synthetic_rooms import generate_rooms
 
-    frame_size = _size(size)
     with _progress("Generating rooms", scenes + val) as step:
         done = iter(range(1, scenes + val + 1))
         generate_rooms(
@@ -161,13 +161,13 @@ def _summary(dataset: PreparedDataset) -> None:
         counts = [sum(entry.get(key, 0) for entry in entries) for key in ("points", "frames", "frames_dropped")]
         table.add_row(split, f"{len(names):,}", *(f"{count:,}" for count in counts))
     console.print(table)
-    console.print(f"labels       {', '.join(dataset.label_sets) or 'none'}", highlight=False)
-    console.print(f"normals      {dataset.manifest['normals']}", highlight=False)
+    console.print(f"labels       {', '.join(dataset.label_sets) or 'none'}", highlight=False, soft_wrap=True)
+    console.print(f"normals      {dataset.manifest['normals']}", highlight=False, soft_wrap=True)
     console.print(
         f"fingerprint  {dataset.fingerprint}{'  (synthetic rooms)' if dataset.synthetic else ''}", highlight=False
     )
     for note in dataset.manifest["notes"]:
-        console.print(f"note: {note}", highlight=False)
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
     for name, entry in dataset.manifest["scenes"].items():
         for note in entry["notes"]:
-            console.print(f"note: {name}: {note}", highlight=False)
+            console.print(f"note: {name}: {note}", highlight=False, soft_wrap=True)

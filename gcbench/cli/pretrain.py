@@ -31,7 +31,7 @@ def pretrain(
     """Pre-train an encoder. It ends as OUT/encoder/model.safetensors, with pictures of held-out views beside it."""
     from rich.console import Console
 
-    from gcbench.cli.figures import draw_pretraining
+    from gcbench.reporting.run_figures import draw_pretraining
     from gcbench.cli.progress import JobProgress, describe
     from gcbench.data.storage import PreparedDataset
     from gcbench.errors import InputError

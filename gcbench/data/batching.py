@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcbench.data.geometry import bounds
 from gcbench.errors import InputError
 from gcbench.structures import Float32Array, Int32Array, Int64Array, PointBatch
 
@@ -65,8 +66,9 @@ def grid_sample(coord: Float32Array, grid_size: float, rng: np.random.Generator 
     if not len(coord) or not np.isfinite(coord).all():
         raise InputError(f"Grid sampling needs finite points; got {len(coord)}, not all of them finite.")
     voxels = np.floor(coord / np.float32(grid_size)).astype(np.int64)
-    voxels -= voxels.min(axis=0)
-    extent = [int(size) for size in voxels.max(axis=0) + 1]
+    low, high = bounds(voxels)
+    voxels -= low
+    extent = [int(size) for size in high - low + 1]
     if extent[0] * extent[1] * extent[2] >= _MAX_CELLS or max(extent) >= 2**31:
         raise InputError(f"A scene of {extent} voxels of {grid_size} m is too large: is its unit metres?")
     order, starts = _groups((voxels[:, 0] * extent[1] + voxels[:, 1]) * extent[2] + voxels[:, 2])
@@ -104,7 +106,7 @@ def mix3d(batch: PointBatch, rng: np.random.Generator) -> PointBatch:
     kept, lengths = [], []
     for start, end in zip([0, *merged_ends], merged_ends, strict=False):
         part = grid_coord[start:end]
-        extent = part.max(axis=0) + 1
+        extent = bounds(part)[1] + 1
         order, starts = _groups((part[:, 0] * extent[1] + part[:, 1]) * extent[2] + part[:, 2])
         counts = np.diff(starts, append=len(order))
         chosen = np.sort(order[starts + (rng.random(len(starts)) * counts).astype(np.int64)])

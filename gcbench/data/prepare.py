@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -28,7 +29,7 @@ from gcbench.data.storage import (
     write_scene,
 )
 from gcbench.data.storage import read_scene as read_prepared_scene
-from gcbench.errors import DataError, GcbenchError
+from gcbench.errors import DataError, RunError
 from gcbench.structures import Scene
 
 SYNTHETIC_MARK = "SYNTHETIC.json"
@@ -216,9 +217,12 @@ def _results(jobs: Sequence[_Job], pool: Executor | None) -> Any:
     try:
         for future in as_completed(futures):
             yield futures[future], future.result()
-    except GcbenchError:
+    except BrokenProcessPool as error:
+        raise RunError(
+            "A worker process was killed, most likely for lack of memory.", "Run again with fewer --workers."
+        ) from error
+    finally:  # after an error or an interrupt: what has not begun is not begun
         pool.shutdown(cancel_futures=True)
-        raise
 
 
 def _work(job: _Job) -> dict[str, Any] | DataError:

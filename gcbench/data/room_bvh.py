@@ -19,6 +19,7 @@ from numba import njit
 from gcbench.structures import Float32Array, Int32Array
 
 _LEAF = 4
+_BINS = 12
 _DEPTH = 64
 
 
@@ -50,45 +51,57 @@ def build_hierarchy(corners: Float32Array) -> Hierarchy:
     return Hierarchy(np.ascontiguousarray(triangles), order, boxes[:count].copy(), links[:count].copy())
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _half_area(low, high):  # type: ignore[no-untyped-def]
     x, y, z = high[0] - low[0], high[1] - low[1], high[2] - low[2]
     return x * y + y * z + z * x
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _best_split(low, high, order, first, count):  # type: ignore[no-untyped-def]
-    """Axis and centre value of the cheapest of 12 planes per axis (surface area heuristic); axis -1 for a leaf."""
-    bins = 12
+@njit(cache=True, nogil=True)
+def _fill_bins(low, high, members, axis, bounds):  # type: ignore[no-untyped-def]
+    """Boxes [12, 6] and sizes [12] of the triangles, sorted by centre into equal bins between two `bounds`."""
+    boxes, sizes = np.empty((_BINS, 6)), np.zeros(_BINS, np.int64)
+    boxes[:, :3], boxes[:, 3:] = np.inf, -np.inf
+    scale = _BINS / (bounds[1] - bounds[0])
+    for k in members:
+        b = min(int((low[k, axis] + high[k, axis] - bounds[0]) * scale), _BINS - 1)
+        sizes[b] += 1
+        for d in range(3):
+            boxes[b, d] = min(boxes[b, d], low[k, d])
+            boxes[b, 3 + d] = max(boxes[b, 3 + d], high[k, d])
+    return boxes, sizes
+
+
+@njit(cache=True, nogil=True)
+def _best_split(low, high, members):  # type: ignore[no-untyped-def]
+    """Axis and centre value of the cheapest plane between bins (surface area heuristic); axis -1 for a leaf."""
     best_cost, best_axis, best_value = np.inf, -1, 0.0
     for axis in range(3):
         smallest, largest = np.inf, -np.inf
-        for i in range(first, first + count):
-            centre = low[order[i], axis] + high[order[i], axis]
+        for k in members:
+            centre = low[k, axis] + high[k, axis]
             smallest, largest = min(smallest, centre), max(largest, centre)
         if largest - smallest < 1e-6:
             continue
-        for plane in range(1, bins):
-            value = smallest + (largest - smallest) * plane / bins
-            cost = 0.0
-            for side in range(2):
-                box_low, box_high = np.full(3, np.inf), np.full(3, -np.inf)
-                members = 0
-                for i in range(first, first + count):
-                    k = order[i]
-                    if (low[k, axis] + high[k, axis] < value) == (side == 0):
-                        members += 1
-                        for d in range(3):
-                            box_low[d] = min(box_low[d], low[k, d])
-                            box_high[d] = max(box_high[d], high[k, d])
-                if members > 0:
-                    cost += members * _half_area(box_low, box_high)
-            if cost < best_cost:
-                best_cost, best_axis, best_value = cost, axis, value
+        boxes, sizes = _fill_bins(low, high, members, axis, (smallest, largest))
+        costs = np.zeros(_BINS)
+        for side in range(2):
+            box, count = np.empty(6), 0
+            box[:3], box[3:] = np.inf, -np.inf
+            for step in range(_BINS - 1):
+                b = step if side == 0 else _BINS - 1 - step
+                count += sizes[b]
+                box[:3], box[3:] = np.minimum(box[:3], boxes[b, :3]), np.maximum(box[3:], boxes[b, 3:])
+                plane = b + 1 if side == 0 else b
+                costs[plane] += count * _half_area(box[:3], box[3:]) if count > 0 else np.inf
+        for plane in range(1, _BINS):
+            if costs[plane] < best_cost:
+                best_cost, best_axis = costs[plane], axis
+                best_value = smallest + (largest - smallest) * plane / _BINS
     return best_axis, best_value
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _split_all(low, high, order, boxes, links):  # type: ignore[no-untyped-def]
     """Fill `order`, `boxes` and `links` top down; returns the number of nodes."""
     stack = np.zeros((2 * _DEPTH, 3), np.int64)  # node, first triangle, count
@@ -104,7 +117,7 @@ def _split_all(low, high, order, boxes, links):  # type: ignore[no-untyped-def]
                 boxes[node, 3 + d] = max(boxes[node, 3 + d], high[order[i], d])
         axis, value = -1, 0.0
         if count > _LEAF and top < 2 * _DEPTH - 2:
-            axis, value = _best_split(low, high, order, first, count)
+            axis, value = _best_split(low, high, order[first : first + count])
         if axis < 0:
             links[node, 0], links[node, 1] = first, count
             continue
@@ -115,6 +128,8 @@ def _split_all(low, high, order, boxes, links):  # type: ignore[no-untyped-def]
                 order[i] = order[middle]
                 order[middle] = k
                 middle += 1
+        if middle == first or middle == first + count:  # rounding put all on one side
+            middle = first + count // 2
         links[node, 0], links[node, 1] = nodes, 0
         stack[top] = (nodes, first, middle - first)
         stack[top + 1] = (nodes + 1, middle, first + count - middle)
@@ -123,7 +138,7 @@ def _split_all(low, high, order, boxes, links):  # type: ignore[no-untyped-def]
     return nodes
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _enters(box, ox, oy, oz, ix, iy, iz, limit):  # type: ignore[no-untyped-def]
     """Ray parameter at which the box is entered, or infinity."""
     ax, bx = (box[0] - ox) * ix, (box[3] - ox) * ix
@@ -134,7 +149,7 @@ def _enters(box, ox, oy, oz, ix, iy, iz, limit):  # type: ignore[no-untyped-def]
     return near if near <= far * 1.00001 else np.inf
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _hit(t, ox, oy, oz, dx, dy, dz):  # type: ignore[no-untyped-def]
     """Moeller and Trumbore: (ray parameter or -1, second and third barycentric weight)."""
     px, py, pz = dy * t[8] - dz * t[7], dz * t[6] - dx * t[8], dx * t[7] - dy * t[6]
@@ -153,7 +168,7 @@ def _hit(t, ox, oy, oz, dx, dy, dz):  # type: ignore[no-untyped-def]
     return (t[6] * qx + t[7] * qy + t[8] * qz) * inverse, u, v
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def trace(triangles, boxes, links, stack, origin, direction, limit, any_hit):  # type: ignore[no-untyped-def]
     """The nearest triangle along a ray, or with `any_hit` whichever is met first.
 

@@ -10,6 +10,7 @@ import numpy as np
 from gcbench.data.room_furniture import Size
 from gcbench.data.room_surfaces import SurfaceBuilder
 from gcbench.data.room_textures import PICTURE
+from gcbench.structures import Float64Array
 
 
 def toilet(b: SurfaceBuilder, size: Size) -> None:
@@ -75,8 +76,12 @@ def bathtub(b: SurfaceBuilder, size: Size) -> None:
     cy = np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** power
     square = 1 / np.maximum(np.abs(np.cos(angle)), np.abs(np.sin(angle)))
     ex, ey = square * np.cos(angle), square * np.sin(angle)
-    x = np.stack([w / 2 * ex, (w / 2 - rim) * cx, (w / 2 - rim - 0.03) * cx, (w / 2 - rim - 0.1) * cx * 0.95, 0 * cx], 1)
-    y = np.stack([d / 2 * ey, (d / 2 - rim) * cy, (d / 2 - rim - 0.02) * cy, (d / 2 - rim - 0.06) * cy * 0.95, 0 * cy], 1)
+    x = np.stack(
+        [w / 2 * ex, (w / 2 - rim) * cx, (w / 2 - rim - 0.03) * cx, (w / 2 - rim - 0.1) * cx * 0.95, 0 * cx], 1
+    )
+    y = np.stack(
+        [d / 2 * ey, (d / 2 - rim) * cy, (d / 2 - rim - 0.02) * cy, (d / 2 - rim - 0.06) * cy * 0.95, 0 * cy], 1
+    )
     z = np.broadcast_to(np.array([h, h, h - 0.15, floor, floor]), x.shape)
     fine = np.linspace(0, 4, 21)
     points = np.stack([_between(a, fine) for a in (x, y, z)], axis=2)
@@ -86,7 +91,7 @@ def bathtub(b: SurfaceBuilder, size: Size) -> None:
     b.box((-w / 2 + 0.05, -0.02, h + 0.08), (-w / 2 + 0.16, 0.02, h + 0.11), metal, "XyYzZ")
 
 
-def _between(rows: np.ndarray, at: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _between(rows: Float64Array, at: Float64Array) -> Float64Array:
     """Linear interpolation along the second axis at fractional positions."""
     i = np.minimum(at.astype(int), rows.shape[1] - 2)
     t = at - i
@@ -181,7 +186,7 @@ def open_bin(b: SurfaceBuilder, size: Size) -> None:
         b.box((-w / 2, -d / 2, 0), (w / 2, d / 2, h), m, "xXyY")
         t = 0.015
         b.quad((-w / 2 + t, -d / 2 + t, 0.03), (w - 2 * t, 0, 0), (0, d - 2 * t, 0), m)
-        b.box((w / 2 - t, d / 2 - t, 0), (-w / 2 + t, -d / 2 + t, h), m, "xXyY")
+        b.box((w / 2 - t, -d / 2 + t, 0), (-w / 2 + t, d / 2 - t, h), m, "xXyY")  # inside out
 
 
 def closed_box(b: SurfaceBuilder, size: Size) -> None:

@@ -6,6 +6,8 @@ Which class has which shape, and its sizes, is data: `recipes/rooms/furniture.ya
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from gcbench.data.room_surfaces import SurfaceBuilder
@@ -128,7 +130,9 @@ def desk(b: SurfaceBuilder, size: Size) -> None:
         b.box((x - 0.02, -d / 2 + 0.02, 0), (x + 0.02, d / 2 - 0.02, h - 0.035), body, "xXyY")
     else:
         for y in (-d / 2 + 0.05, d / 2 - 0.05):
-            b.box((-side * (w / 2 - 0.05) - 0.02, y - 0.02, 0), (-side * (w / 2 - 0.05) + 0.02, y + 0.02, h), body, "xXyY")
+            b.box(
+                (-side * (w / 2 - 0.05) - 0.02, y - 0.02, 0), (-side * (w / 2 - 0.05) + 0.02, y + 0.02, h), body, "xXyY"
+            )
     b.box((-w / 2 + 0.05, -d / 2 + 0.04, 0.3), (w / 2 - 0.05, -d / 2 + 0.06, h - 0.035), body, "yYz")
     b.support((-w / 2 + 0.03, -d / 2 + 0.03), (w / 2 - 0.03, d / 2 - 0.05), h)
 
@@ -182,7 +186,7 @@ def shelf_unit(b: SurfaceBuilder, size: Size) -> None:
         x = -w / 2 + k * step
         if k > 0:
             b.box((x, -d / 2 + 0.01, 0.05), (x + t, d / 2, h), material, "xXY")
-        for low, high in zip(heights[:-1], heights[1:], strict=True):
+        for low, high in pairwise(heights):
             b.slot((x + t, -d / 2 + 0.02), (x + step - t, d / 2 - 0.02), low + t, high - low - t)
     b.support((-w / 2 + 0.02, -d / 2 + 0.02), (w / 2 - 0.02, d / 2 - 0.02), h, 0.4)
 
@@ -199,9 +203,14 @@ def bed(b: SurfaceBuilder, size: Size) -> None:
         _legs(b, (w, d, low), frame, 0.02)
     b.cushion((-w / 2 + 0.03, -d / 2 + 0.06, top - 0.18), (w / 2 - 0.03, d / 2 - 0.03, top), mattress, 0.06)
     start, side = b.rng.uniform(-0.25, 0.1) * d, b.rng.uniform(0.1, 0.25)
-    edge = [(-w / 2 - 0.03, top - side), (-w / 2 - 0.02, top + 0.015), (w / 2 + 0.02, top + 0.015), (w / 2 + 0.03, top - side)]
+    edge = [
+        (-w / 2 - 0.03, top - side),
+        (-w / 2 - 0.02, top + 0.015),
+        (w / 2 + 0.02, top + 0.015),
+        (w / 2 + 0.03, top - side),
+    ]
     parts = [np.linspace(p, q, max(2, int(np.hypot(q[0] - p[0], q[1] - p[1]) / b.spacing)), endpoint=False)
-             for p, q in zip(edge[:-1], edge[1:], strict=True)]  # fmt: skip
+             for p, q in pairwise(edge)]  # fmt: skip
     xz = np.concatenate([*parts, np.array([edge[-1]])])
     y = np.linspace(start, d / 2 + 0.01, max(3, int((d / 2 - start) / b.spacing)))
     wave = 0.012 * np.sin(9 * xz[:, None, 0] + b.rng.uniform(0, 6)) * np.sin(7 * y[None, :] + b.rng.uniform(0, 6))
@@ -282,7 +291,9 @@ def front_loader(b: SurfaceBuilder, size: Size) -> None:
     angle = np.linspace(0, 2 * np.pi, 25)[:, None]
     for r0, r1, y0, y1 in ((0.21, 0.19, 0.0, 0.045), (0.19, 0.13, 0.045, 0.03), (0.13, 0.0, 0.03, 0.01)):
         r, y = np.array([[r0, r1]]), np.array([[y0, y1]])
-        points = np.stack(np.broadcast_arrays(r * np.sin(angle), d / 2 - 0.05 + y, 0.52 * h + r * np.cos(angle)), axis=2)
+        points = np.stack(
+            np.broadcast_arrays(r * np.sin(angle), d / 2 - 0.05 + y, 0.52 * h + r * np.cos(angle)), axis=2
+        )
         b.grid(np.ascontiguousarray(points), rim)
     b.box((-w / 2 + 0.03, d / 2 - 0.05, 0.86 * h), (w / 2 - 0.03, d / 2 - 0.04, 0.96 * h), rim, "xXYzZ")
     b.support((-w / 2 + 0.03, -d / 2 + 0.03), (w / 2 - 0.03, d / 2 - 0.08), h, 0.5)

@@ -63,8 +63,15 @@ def seen_vertices(mesh: RoomMesh, tree: Hierarchy, eyes: Float64Array, direction
     return np.asarray(_seen(mesh.points, mesh.normals, tree_arrays, eyes, directions, view, offset), np.uint8)
 
 
-def render(mesh: RoomMesh, tree: Hierarchy, light: Float32Array, gamma: float, camera_to_world: Float64Array,
-           intrinsic: Float64Array, size: tuple[int, int]) -> tuple[Float32Array, Float32Array, Float32Array]:  # fmt: skip
+def render(
+    mesh: RoomMesh,
+    tree: Hierarchy,
+    light: Float32Array,
+    gamma: float,
+    camera_to_world: Float64Array,
+    intrinsic: Float64Array,
+    size: tuple[int, int],
+) -> tuple[Float32Array, Float32Array, Float32Array]:
     """One frame: colour [H, W, 3] in [0, 1], depth [H, W] metres (0 where nothing is hit), cosine of incidence [H, W].
 
     Args:
@@ -81,7 +88,7 @@ def render(mesh: RoomMesh, tree: Hierarchy, light: Float32Array, gamma: float, c
     return color, depth, cosine
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _tangents(n):  # type: ignore[no-untyped-def]
     """Two directions that make a right-handed frame with the unit normal n."""
     sign = 1.0 if n[2] >= 0 else -1.0
@@ -90,7 +97,7 @@ def _tangents(n):  # type: ignore[no-untyped-def]
     return (1 + sign * n[0] * n[0] * a, sign * b, -sign * n[0]), (b, sign + n[1] * n[1] * a, -n[1])
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _openness(k, p, n, tree, stack):  # type: ignore[no-untyped-def]
     """Share of the cosine-weighted hemisphere that is free up to 0.9 m, from stratified rays."""
     rays, reach = 8, 0.9
@@ -107,7 +114,7 @@ def _openness(k, p, n, tree, stack):  # type: ignore[no-untyped-def]
     return free / rays
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _light(points, normals, wanted, tree, lamps, ambient):  # type: ignore[no-untyped-def]
     """Ambient light by openness, plus each lamp (one shadow ray towards a point of its sphere)."""
     N = points.shape[0]
@@ -139,7 +146,7 @@ def _light(points, normals, wanted, tree, lamps, ambient):  # type: ignore[no-un
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _smooth(patches, light):  # type: ignore[no-untyped-def]
     """Two passes of a 3 x 3 mean over each patch's grid: takes the sampling noise out of light and shadow."""
     for p in range(patches.shape[0]):
@@ -158,14 +165,14 @@ def _smooth(patches, light):  # type: ignore[no-untyped-def]
                         light[first + i * columns + j, c] = total[c] / count
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _respond(value, gamma):  # type: ignore[no-untyped-def]
     """The camera's response: a soft shoulder, then a power."""
     value = max(value, 0.0)
     return (value / (1 + 0.18 * value * value)) ** gamma
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _color(uv, materials, material, light, gamma, spacing):  # type: ignore[no-untyped-def]
     out = np.zeros((uv.shape[0], 3), np.float32)
     for k in range(uv.shape[0]):
@@ -181,7 +188,7 @@ def _color(uv, materials, material, light, gamma, spacing):  # type: ignore[no-u
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _seen(points, normals, tree, eyes, directions, view, offset):  # type: ignore[no-untyped-def]
     seen = np.zeros(points.shape[0], np.uint8)
     stack = np.zeros(128, np.int32)
@@ -206,7 +213,7 @@ def _seen(points, normals, tree, eyes, directions, view, offset):  # type: ignor
     return seen
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _shade(surface, patch_number, s, t, width, gamma, out):  # type: ignore[no-untyped-def]
     """Colour at grid coordinates (s, t) of a patch, with light and texture coordinates taken bilinearly."""
     patches, materials, uv, light = surface
@@ -225,7 +232,7 @@ def _shade(surface, patch_number, s, t, width, gamma, out):  # type: ignore[no-u
         out[c] = min(_respond(rgb[c] * shine, gamma), 1.0)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _render(tree, grid, surface, pose, lens, out):  # type: ignore[no-untyped-def]
     color, depth, cosine = out
     height, width = depth.shape

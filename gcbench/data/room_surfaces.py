@@ -10,8 +10,10 @@ ones as their fine triangles; both carry the patch's grid coordinates, so shadin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -81,12 +83,13 @@ class SurfaceBuilder:
 
     def quad(self, origin: Vector, edge_u: Vector, edge_v: Vector, material: int) -> None:
         """A parallelogram whose front side is edge_u x edge_v."""
-        o, eu, ev = (np.asarray(x, np.float64) for x in (origin, edge_u, edge_v))
-        nu, nv = (max(1, int(np.ceil(np.sqrt(e @ e) / self.spacing - 0.2))) for e in (eu, ev))
-        s, t = np.linspace(0, 1, nu + 1)[:, None, None], np.linspace(0, 1, nv + 1)[None, :, None]
-        points = o + s * eu + t * ev
-        lengths = np.array([np.sqrt(eu @ eu), np.sqrt(ev @ ev)])
-        uv = np.concatenate(np.broadcast_arrays(s * lengths[0], t * lengths[1]), axis=2)
+        o, eu, ev = np.array(origin, np.float64), np.array(edge_u, np.float64), np.array(edge_v, np.float64)
+        length_u, length_v = math.sqrt(float(eu @ eu)), math.sqrt(float(ev @ ev))
+        nu, nv = (max(1, math.ceil(length / self.spacing - 0.2)) for length in (length_u, length_v))
+        s, t = np.arange(nu + 1) / nu, np.arange(nv + 1) / nv
+        points = (o + s[:, None] * eu)[:, None] + t[:, None] * ev
+        uv = np.empty((nu + 1, nv + 1, 2))
+        uv[:, :, 0], uv[:, :, 1] = (length_u * s)[:, None], length_v * t
         self.patches.append(Patch(points, uv + self._shift(material), material, True))
 
     def box(self, low: Vector, high: Vector, material: int, faces: str = "xXyYZ") -> None:
@@ -127,7 +130,7 @@ class SurfaceBuilder:
         """Turn a profile of (radius, z) pairs, bottom to top outside, round the z axis through `centre` (x, y)."""
         rz = np.asarray(profile, np.float64)
         steps = [rz[:1]]
-        for a, b in zip(rz[:-1], rz[1:], strict=True):
+        for a, b in pairwise(rz):
             n = max(1, int(np.ceil(np.linalg.norm(b - a) / self.spacing - 0.3)))
             steps.append(a + (b - a) * np.linspace(0, 1, n + 1)[1:, None])
         rz = np.concatenate(steps)
@@ -198,7 +201,7 @@ def _normals(patch: Patch) -> Float64Array:
     length = np.linalg.norm(normal, axis=2, keepdims=True)
     mean = normal.sum(axis=(0, 1))
     mean /= max(float(np.linalg.norm(mean)), 1e-12)
-    return np.where(length > 1e-9, normal / np.maximum(length, 1e-9), mean)
+    return np.asarray(np.where(length > 1e-9, normal / np.maximum(length, 1e-9), mean))
 
 
 def _cells(nu: int, nv: int) -> Int32Array:

@@ -49,7 +49,7 @@ def draw_material(rng: np.random.Generator, *, kind: int | None = None) -> Float
     return row
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def hash01(i, j, k):  # type: ignore[no-untyped-def]
     """A fixed pseudo-random number in [0, 1) for three integers."""
     h = (np.int64(i) * 374761393 + np.int64(j) * 668265263 + np.int64(k) * 2147483647) & 0xFFFFFFFF
@@ -58,7 +58,7 @@ def hash01(i, j, k):  # type: ignore[no-untyped-def]
     return ((h ^ (h >> 15)) & 0xFFFFFF) / 16777216.0
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def smooth_noise(x, y, seed):  # type: ignore[no-untyped-def]
     """Value noise in [0, 1] with cells of unit size."""
     i, j = np.floor(x), np.floor(y)
@@ -69,7 +69,7 @@ def smooth_noise(x, y, seed):  # type: ignore[no-untyped-def]
     return low * (1 - b) + high * b
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _picture(x, y, seed):  # type: ignore[no-untyped-def]
     """Weights of the three colours of a picture: two soft hills over a ground, cut by a horizon."""
     horizon = 0.4 + 0.3 * smooth_noise(3.0 * x, 0.5, seed)
@@ -79,7 +79,7 @@ def _picture(x, y, seed):  # type: ignore[no-untyped-def]
     return (1 - first) * (1 - second), first * (1 - second), second
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def texture(row, u, v, width):  # type: ignore[no-untyped-def]
     """Albedo (r, g, b) at (u, v) metres; patterns finer than `width` metres fade into their mean."""
     kind, period, seed = int(row[0]), row[10], int(row[14])

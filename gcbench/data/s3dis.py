@@ -7,13 +7,12 @@ dropped and reported. The release has no normals: they are estimated, and the da
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from pyarrow import csv
 from scipy.spatial import cKDTree
 
 from gcbench.data.labels import fallback_class, load_label_set
@@ -83,18 +82,16 @@ def read_annotation(file: Path) -> tuple[Float64Array, int]:
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}).") from error
     clean = content.translate(None, _CONTROL)
+    if not clean.strip():
+        raise DataError(f"{file} is empty.")
     try:
-        table = csv.read_csv(
-            pa.BufferReader(clean),
-            read_options=csv.ReadOptions(column_names=list(_COLUMNS), use_threads=False, block_size=1 << 24),
-            parse_options=csv.ParseOptions(delimiter=" ", quote_char=False),
-            convert_options=csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.float64()), null_values=[]),
-        )
-        values = np.stack([table[column].to_numpy() for column in _COLUMNS], axis=1)
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        values = _read_any_spacing(file, clean, error)
-    if not len(values) or not np.isfinite(values).all() or values[:, 3:].min() < 0 or values[:, 3:].max() > 255:
-        raise DataError(f"{file}: no points, a number that is not finite, or a colour outside 0 .. 255.")
+        values = np.loadtxt(io.StringIO(clean.decode("latin-1")), comments=None, ndmin=2)
+    except ValueError as error:
+        raise DataError(f"{file} is no table of numbers: {error}") from error
+    if values.shape[1] != len(_COLUMNS):
+        raise DataError(f"{file} has {values.shape[1]} columns instead of 6 ({' '.join(_COLUMNS)}).")
+    if not np.isfinite(values).all() or values[:, 3:].min() < 0 or values[:, 3:].max() > 255:
+        raise DataError(f"{file}: a number that is not finite, or a colour outside 0 .. 255.")
     return values, len(content) - len(clean)
 
 
@@ -112,22 +109,6 @@ def estimate_normals(coord: Float32Array, *, neighbours: int) -> Float32Array:
         away = np.einsum("ni,ni->n", direction, center - part) < 0
         normal[start : start + _CHUNK] = np.where(away[:, None], -direction, direction)
     return normal
-
-
-def _read_any_spacing(file: Path, content: bytes, reason: Exception) -> Float64Array:
-    """Tabs, several blanks or blanks at line ends: slower, and it names the broken line."""
-    rows: list[list[Any]] = []
-    for number, line in enumerate(content.splitlines(), start=1):
-        fields = line.split()
-        if not fields:
-            continue
-        try:
-            rows.append([float(value) for value in fields])
-        except ValueError as error:
-            raise DataError(f"{file}, line {number}: {error}.") from reason
-        if len(fields) != len(_COLUMNS):
-            raise DataError(f"{file}, line {number}: {len(fields)} numbers instead of 6 (x y z r g b).") from reason
-    return cast(Float64Array, np.array(rows, np.float64).reshape(-1, len(_COLUMNS)))
 
 
 def _natural_order(file: Path) -> list[Any]:

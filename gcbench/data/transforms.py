@@ -88,7 +88,7 @@ class SegmentationAugmentation:
 
 def center_shift(coord: Float32Array, *, apply_z: bool) -> Float64Array:
     """[4, 4] translation of the bounding box's centre to x = y = 0 and, with `apply_z`, of its floor to z = 0."""
-    low, high = coord.min(axis=0).astype(np.float64), coord.max(axis=0).astype(np.float64)
+    low, high = (corner.astype(np.float64) for corner in geometry.bounds(coord))
     center = (low + high) / 2
     return geometry.shift(-np.array([center[0], center[1], low[2] if apply_z else 0.0]))
 
@@ -125,8 +125,8 @@ def dropout(count: int, *, ratio: float, rng: np.random.Generator) -> Int64Array
 
 def block_dropout(coord: Float32Array, *, ratio: float, block_size: float, rng: np.random.Generator) -> Int64Array:
     """Index of the points that stay when a share `ratio` of the occupied blocks (cubes of that edge) is dropped."""
-    blocks = np.floor((coord - coord.min(axis=0)) / block_size).astype(np.int64)
-    extent = blocks.max(axis=0) + 1
+    blocks = np.floor((coord - geometry.bounds(coord)[0]) / block_size).astype(np.int64)
+    extent = geometry.bounds(blocks)[1] + 1
     _, block_of = np.unique((blocks[:, 0] * extent[1] + blocks[:, 1]) * extent[2] + blocks[:, 2], return_inverse=True)
     kept = np.zeros(int(block_of.max()) + 1, dtype=bool)
     kept[dropout(len(kept), ratio=ratio, rng=rng)] = True
@@ -146,8 +146,8 @@ def elastic_distortion(
 
     The transform of Choy et al. 2019 (4D spatio-temporal ConvNets), as all sparse-convolution recipes use it.
     """
-    low = coord.min(axis=0)
-    shape = tuple(((coord.max(axis=0) - low) // granularity).astype(int) + 3)
+    low, high = geometry.bounds(coord)
+    shape = tuple(((high - low) // granularity).astype(int) + 3)
     positions = ((coord - low) / np.float32(granularity) + 1).T
     moved = coord.copy()
     for axis in range(3):
@@ -161,7 +161,7 @@ def elastic_distortion(
 
 def auto_contrast(color: Float32Array, *, blend: float) -> Float32Array:
     """Blend colours with the same colours stretched to [0, 255] per channel; `blend` 1 is the stretched ones."""
-    low, high = color.min(axis=0), color.max(axis=0)
+    low, high = geometry.bounds(color)
     stretched = (color - low) * (np.float32(255.0) / np.maximum(high - low, np.float32(1e-3)))
     return cast(Float32Array, color + np.float32(blend) * (np.clip(stretched, 0, 255) - color))
 
@@ -195,10 +195,11 @@ def sphere_crop(coord: Float32Array, *, points: int, rng: np.random.Generator) -
     """Index of the `points` points nearest to a random one; all of them when there are no more than that."""
     if len(coord) <= points:
         return np.arange(len(coord))
-    distance = np.square(coord - coord[rng.integers(len(coord))]).sum(axis=1)
+    offset = coord - coord[rng.integers(len(coord))]
+    distance = np.einsum("ni,ni->n", offset, offset)
     return cast(Int64Array, np.sort(np.argpartition(distance, points - 1)[:points]))
 
 
 def _corners(coord: Float32Array) -> Float64Array:
-    box = np.stack([coord.min(axis=0), coord.max(axis=0)]).astype(np.float64)
+    box = np.stack(geometry.bounds(coord)).astype(np.float64)
     return np.array([[box[i, 0], box[j, 1], box[k, 2]] for i in (0, 1) for j in (0, 1) for k in (0, 1)])

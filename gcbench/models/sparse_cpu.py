@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -217,7 +216,7 @@ def _rulebook(conv: Any, x: Any) -> Rulebook:
     geometry = tuple(conv.kernel_size), tuple(conv.dilation)
     if conv.conv1x1:
         pairs = np.arange(len(x.indices), dtype=np.int32)[None]
-        groups = _group(pairs, pairs, np.array([pairs.size]), pairs.size)
+        groups = _group(pairs, pairs, np.array([pairs.size], dtype=np.int32), pairs.size)
         shape = tuple(x.spatial_shape)
         return Rulebook(groups, groups, x.indices, x.indices, shape, shape, geometry)
     book = x.indice_dict.get(conv.indice_key) if conv.indice_key is not None else None
@@ -235,6 +234,8 @@ def _rulebook(conv: Any, x: Any) -> Rulebook:
 def _new_rulebook(conv: Any, x: Any) -> Rulebook:
     ops = require("spconv.pytorch.ops", "cpu", "sparse convolution")
     algo = require("spconv.core", "cpu", "sparse convolution").ConvAlgo.Native
+    if conv.subm and any(size % 2 == 0 for size in conv.kernel_size):
+        raise InputError(f"A submanifold kernel of size {conv.kernel_size} has no centre.", "Use odd sizes.")
     in_shape = tuple(x.spatial_shape)
     out_shape = in_shape
     if not conv.subm:
@@ -246,23 +247,18 @@ def _new_rulebook(conv: Any, x: Any) -> Rulebook:
         conv.dilation, conv.output_padding, conv.subm, False,
     )  # fmt: skip
     source, target, counts = pairs[0].numpy(), pairs[1].numpy(), counts.numpy()
-    if conv.subm:
-        half = prod(conv.kernel_size) // 2  # spconv fills the offsets before the centre; the rest is their mirror image
-        source = np.concatenate(
-            [source[:half], np.arange(len(x.indices), dtype=np.int32)[None], target[half - 1 :: -1]]
-        )
-        target = np.concatenate([target[:half], source[half : half + 1], pairs[0].numpy()[half - 1 :: -1]])
-        counts = np.concatenate([counts[:half], [len(x.indices)], counts[half - 1 :: -1]])
-    to_output = _group(source, target, counts, len(out_indices))
+    to_output = _group(source, target, counts, len(out_indices), conv.subm)
     to_input = replace(to_output, mirrored=True) if conv.subm else _group(target, source, counts, len(x.indices))
     geometry = tuple(conv.kernel_size), tuple(conv.dilation)
     return Rulebook(to_output, to_input, x.indices, out_indices, in_shape, out_shape, geometry)
 
 
-def _group(source: Int32Array, target: Int32Array, counts: Int64Array, rows: int) -> PairGroups:
-    """Group the pairs of a rulebook; source and target [K, >= counts], counts [K]."""
+def _group(
+    source: Int32Array, target: Int32Array, counts: Int32Array, rows: int, submanifold: bool = False
+) -> PairGroups:
+    """Group the pairs of a rulebook; source and target [K, >= counts], counts [K]; see `kernels.group_pairs`."""
     block = min(_BLOCK_ROWS, max(_MIN_BLOCK_ROWS, -(-rows // _WANTED_BLOCKS)))
-    grouped_source, grouped_target, starts = kernels.group_pairs(source, target, counts, rows, block)
+    grouped_source, grouped_target, starts = kernels.group_pairs(source, target, counts, rows, block, submanifold)
     return PairGroups(grouped_source, grouped_target, starts, rows, block, len(counts))
 
 

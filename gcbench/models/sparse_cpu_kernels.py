@@ -227,29 +227,46 @@ def weight_gradient(x, y, x_index, y_index, starts, grad, k, lane_count):  # typ
 
 
 @njit(cache=True, nogil=True)
-def group_pairs(source, target, counts, rows, block):  # type: ignore[no-untyped-def]
+def group_pairs(source, target, counts, rows, block, submanifold):  # type: ignore[no-untyped-def]
     """Stable counting sort of a rulebook by (block of target rows, offset).
 
     Args:
         source, target: [K, P'] row indices, of which the first ``counts[k]`` of offset k are pairs.
         counts: [K].
         rows: number of target rows; block: rows of a block.
+        submanifold: only offsets before the centre are read; the centre pairs every row with itself, and the offsets
+            after it are the mirror image of those before.
 
     Returns:
         source [P] int32, target [P] int32, starts [blocks * K + 1] int64.
     """
     K = len(counts)
+    centre = K // 2 if submanifold else K
+    itself = np.arange(rows if submanifold else 0).astype(np.int32)
     starts = np.zeros(-(-rows // block) * K + 1, np.int64)
     for k in range(K):
-        for p in range(counts[k]):
-            starts[target[k, p] // block * K + k + 1] += 1
+        _, targets = _pairs_of(source, target, counts, k, centre, itself)
+        for row in targets:
+            starts[row // block * K + k + 1] += 1
     starts = np.cumsum(starts)
     free = starts[:-1].copy()
     grouped_source, grouped_target = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.int32)
     for k in range(K):
-        for p in range(counts[k]):
-            group = target[k, p] // block * K + k
-            grouped_source[free[group]] = source[k, p]
-            grouped_target[free[group]] = target[k, p]
+        sources, targets = _pairs_of(source, target, counts, k, centre, itself)
+        for p in range(len(targets)):
+            group = targets[p] // block * K + k
+            grouped_source[free[group]] = sources[p]
+            grouped_target[free[group]] = targets[p]
             free[group] += 1
     return grouped_source, grouped_target, starts
+
+
+@njit(cache=True, nogil=True)
+def _pairs_of(source, target, counts, k, centre, itself):  # type: ignore[no-untyped-def]
+    """Sources and targets of offset k; see `group_pairs`."""
+    if k < centre:
+        return source[k, : counts[k]], target[k, : counts[k]]
+    if k == centre:
+        return itself, itself
+    twin = 2 * centre - k
+    return target[twin, : counts[twin]], source[twin, : counts[twin]]

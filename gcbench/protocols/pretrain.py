@@ -21,7 +21,7 @@ from gcbench.models.dense_volume import DenseVolume
 from gcbench.models.gaussian_heads import GaussianHeads
 from gcbench.models.pretrainer import Pretrainer, ScenePrediction
 from gcbench.models.sparse_unet import SparseUNet
-from gcbench.models.teachers import Teacher, build_teacher
+from gcbench.models.teachers import ClassicalTeacher, Teacher
 from gcbench.objectives.pretraining import LossWeights, pretraining_loss, psnr
 from gcbench.protocols.encoders import build_encoder, export_encoder
 from gcbench.protocols.jobs import PretrainJob
@@ -129,7 +129,7 @@ class _Pretraining:
         self.accelerator = build_accelerator(recipe.run.precision)
         self.device = self.accelerator.device
         torch.manual_seed(job.seed)
-        self.teacher = build_teacher(recipe.teacher.name, recipe.teacher.channels)
+        self.teacher: Teacher = ClassicalTeacher(recipe.teacher.rows)
         self.weights = LossWeights(recipe.losses.image, recipe.losses.depth, recipe.losses.semantic)
         self.model = build_pretrainer(recipe, build_encoder(recipe.encoder), self.teacher)
 
@@ -220,7 +220,7 @@ class _Pretraining:
                     self._measure(model, self._training_views(name, len(views.colors)))[1]["psnr_heldout"]
                 )
                 if name == names[0]:
-                    save_panel(self.run.folder / "panels" / f"step-{step:09d}.npz", name, prediction)
+                    save_panel(self.run.folder / "panels" / f"step-{step:09d}.npz", name, prediction, views)
         means = {key: float(np.mean(values)) for key, values in heldout.items()}
         return {"psnr_heldout": means.pop("psnr_heldout"), "psnr_train": means.pop("psnr_train")} | {
             f"{key}_heldout": value for key, value in means.items()
@@ -265,17 +265,18 @@ class _Pretraining:
         )
 
 
-def save_panel(path: Path, scene: str, prediction: ScenePrediction) -> None:
-    """Keep what a picture of held-out views needs: photo, rendered colour, depths [V, H, W] and features."""
+def save_panel(path: Path, scene: str, prediction: ScenePrediction, views: PosedViews) -> None:
+    """Keep what a picture of held-out views needs: photo, rendered colour, depths [V, H, W] in metres, features."""
+    cube_units_per_metre = prediction.targets.depths.sum().cpu() / views.depths.sum().clamp(min=1e-6)
     arrays: dict[str, Tensor] = {
         "photo": prediction.targets.colors,
         "rendered": prediction.rendered.colors,
-        "true_depth": prediction.targets.depths,
-        "rendered_depth": prediction.rendered.depths,
+        "true_depth": views.depths,
+        "rendered_depth": prediction.rendered.depths.cpu() / cube_units_per_metre.clamp(min=1e-6),
         "features": prediction.rendered.features,
         "psnr": psnr(prediction.rendered.colors, prediction.targets.colors),
     }
-    numbers = {key: value.detach().cpu().numpy() for key, value in arrays.items()}
+    numbers: dict[str, Any] = {key: value.detach().cpu().numpy() for key, value in arrays.items()}
     frames = np.array(prediction.targets.frame_ids)
 
     def write(target: Path) -> None:

@@ -22,6 +22,7 @@ from gcbench.resources import resource_path
 
 SOURCES = ("paper:", "official:", "assumed:", "preset:", "override:")
 _HEADER = ("kind", "title", "extends", "values")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PROBE_SECTION = "linear-probe"
 
 
@@ -164,7 +165,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open(encoding="utf-8") as stream:
-            document = yaml.safe_load(stream)
+            document = yaml.load(stream, Loader=_LOADER)  # noqa: S506 a safe loader, in C where PyYAML has it
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RecipeError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(document, dict):

@@ -147,10 +147,15 @@ class GaussianHeads(Section):
 
 
 class Teacher(Section):
-    """The frozen 2D model whose features are distilled (Eq. 16)."""
+    """The frozen 2D model whose features are distilled (Eq. 16).
+
+    Attributes:
+        name: `classical`, dense classical 2D descriptors that need no download.
+        rows: rows of its grid of cells; columns follow from the aspect ratio.
+    """
 
     name: Literal["classical"]
-    channels: Count
+    rows: Count
 
 
 class PretrainLosses(Section):

@@ -23,6 +23,8 @@ from gcbench.reporting.paper import PaperTable, PaperValue
 if TYPE_CHECKING:
     from gcbench.runs.results import Result
 
+SYNTHETIC = "measured on synthetic rooms"
+
 
 class Verdict(str, Enum):
     """What a cell says about the paper's number."""
@@ -292,7 +294,7 @@ def _entry(
 def _why_not_comparable(result: Result) -> str:
     origin = result.provenance
     if origin.synthetic:
-        return "measured on synthetic rooms"
+        return SYNTHETIC
     if origin.preset is not None:
         return f"run with the preset '{origin.preset}', which changes the paper's settings"
     return ""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gcbench import __version__
 from gcbench.errors import DataError
-from gcbench.reporting.compare import Cell, Comparison, Entry, MetricValue, Verdict
+from gcbench.reporting.compare import SYNTHETIC, Cell, Comparison, Entry, MetricValue, Verdict
 from gcbench.resources import resource_path
 from gcbench.runs.files import plain
 
@@ -81,9 +81,8 @@ def notices(comparison: Comparison) -> list[str]:
             f"{which} from synthetic rooms, not from ScanNet or S3DIS. They show that every step works; "
             "they are not comparable with the paper, and no verdict is given."
         )
-    for reason in comparison.reasons:
-        if not reason.startswith("measured on synthetic"):
-            said.append(f"Not comparable with the paper: {reason}.")
+    others = [reason for reason in comparison.reasons if reason != SYNTHETIC]
+    said.extend(f"Not comparable with the paper: {reason}." for reason in others)
     if comparison.unused:
         said.append(f"Results of no cell of this table were left out: {', '.join(comparison.unused)}.")
     return said

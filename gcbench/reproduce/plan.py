@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gcbench.errors import InputError
 from gcbench.protocols.jobs import FoldsJob, Job, JobRecipe, PrepareJob, PretrainJob, RoomsJob, SemanticJob
-from gcbench.recipe.loader import load_recipe, preset_names
+from gcbench.recipe.loader import LoadedRecipe, load_recipe, preset_names
 from gcbench.recipe.schema import RECIPE_KINDS, PretrainRecipe, RoomsRecipe, SemanticRecipe
 from gcbench.recipe.tables import Fold, Table, TableColumn, TableRow
 from gcbench.runs.store import Run, RunStore
@@ -98,6 +98,7 @@ class _Planner:
         self.table, self.choice, self.out = table, choice, out
         self.store = RunStore(out / "runs")
         self.result = Plan()
+        self.recipes: dict[tuple[str, str], LoadedRecipe] = {}
 
     def plan(self) -> Plan:
         """Seeds outside, rows inside: a first complete table appears as early as possible."""
@@ -129,9 +130,7 @@ class _Planner:
     def _fold(self, row: TableRow, column: TableColumn, fold: Fold, seed: int) -> PlannedJob:
         column = self._owner(column, fold)
         data, data_key, needs = self._data(column.data)
-        loaded = load_recipe(
-            column.recipe, row=row.values, preset=self.choice.preset, overrides=self._overrides("semantic")
-        )
+        loaded = self._recipe(column.recipe, "semantic", row)
         assert isinstance(loaded.recipe, SemanticRecipe)
         encoder: PlannedJob | None = self._pretraining(row.pretrain, seed) if row.pretrain else None
         name = fold.val[0] if len(column.folds) > 1 else None
@@ -164,7 +163,7 @@ class _Planner:
         return column
 
     def _pretraining(self, recipe: str, seed: int) -> PlannedJob:
-        loaded = load_recipe(recipe, preset=self.choice.preset, overrides=self._overrides("pretrain"))
+        loaded = self._recipe(recipe, "pretrain")
         assert isinstance(loaded.recipe, PretrainRecipe)
         data, data_key, needs = self._data(loaded.recipe.data.dataset)
         name = f"{recipe.split('/')[-1]}-seed{seed}"
@@ -180,7 +179,7 @@ class _Planner:
                 "Give --data ROOT with ROOT/scannet and ROOT/s3dis (made by `gcbench data prepare`), "
                 f"or try it on synthetic rooms with --preset {preset_names()[0]}.",
             )
-        loaded = load_recipe(ROOMS_RECIPE, preset=self.choice.preset, overrides=self._overrides("rooms"))
+        loaded = self._recipe(ROOMS_RECIPE, "rooms")
         assert isinstance(loaded.recipe, RoomsRecipe)
         assert dataset in ("scannet", "s3dis")
         raw, prepared = self.out / "data" / f"{dataset}-raw", self.out / "data" / dataset
@@ -202,9 +201,13 @@ class _Planner:
         folder = self.choice.data[dataset]
         return folder, PreparedDataset.open(folder).fingerprint, ()
 
-    def _overrides(self, kind: str) -> list[str]:
-        prefix = f"{kind}."
-        return [text.removeprefix(prefix) for text in self.choice.overrides if text.startswith(prefix)]
+    def _recipe(self, name: str, kind: str, row: TableRow | None = None) -> LoadedRecipe:
+        key = (name, row.id if row else "")
+        if key not in self.recipes:
+            overrides = [text.removeprefix(f"{kind}.") for text in self.choice.overrides if text.startswith(f"{kind}.")]
+            values = row.values if row else None
+            self.recipes[key] = load_recipe(name, row=values, preset=self.choice.preset, overrides=overrides)
+        return self.recipes[key]
 
     def _add(self, job: Job, needs: tuple[Path, ...], effort: str) -> PlannedJob:
         return self.result.add(PlannedJob(job, self.store.run(job.kind, job.name, job.key), needs, effort))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from gcbench.errors import GcbenchError, RunError
@@ -35,7 +38,10 @@ def run_worker(module: str, job_file: Path, log_file: Path, on_event: Callable[[
             stderr=log,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the worker once
+            # threads that wait by spinning make every step several times slower as soon as a core is shared
+            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
         )
+        before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             assert process.stdout is not None
             for line in process.stdout:
@@ -54,10 +60,16 @@ def run_worker(module: str, job_file: Path, log_file: Path, on_event: Callable[[
             except KeyboardInterrupt:
                 process.kill()
             raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code != 0:
         _fail(failure, code, log_file)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,15 @@ from gcbench.errors import InputError, MissingExtraError
 from gcbench.models import sparse_unet
 from gcbench.models.sparse_unet import SparseUNet, reestimate_batchnorm
 from gcbench.structures import PointBatch
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads; `test_sparse_cpu` tests those."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def points(count: int, seed: int = 0, extent: int = 24) -> PointBatch:
@@ -44,12 +54,15 @@ def tiny(num_classes: int = 0) -> SparseUNet:
 
 
 def test_parameter_count_at_paper_size() -> None:
-    assert sum(p.numel() for p in SparseUNet().parameters()) == 39_155_904
-    assert sum(p.numel() for p in SparseUNet(num_classes=20).parameters()) == 39_155_904 + 96 * 20 + 20
+    with torch.device("meta"):
+        bare, headed = SparseUNet(), SparseUNet(num_classes=20)
+    assert sum(p.numel() for p in bare.parameters()) == 39_155_904
+    assert sum(p.numel() for p in headed.parameters()) == 39_155_904 + 96 * 20 + 20
 
 
 def test_names_and_shapes_are_pointcepts() -> None:
-    state = SparseUNet(num_classes=20).state_dict()
+    with torch.device("meta"):
+        state = SparseUNet(num_classes=20).state_dict()
     wanted = {
         "conv_input.0.weight": (32, 5, 5, 5, 6),
         "conv_input.1.running_mean": (32,),
@@ -142,6 +155,8 @@ def test_gradients_of_the_whole_network() -> None:
 
 
 def test_two_training_steps_are_repeatable_to_the_bit() -> None:
+    torch.set_num_threads(2)
+
     def train() -> list[Tensor]:
         model = tiny()
         optimiser = torch.optim.SGD(model.parameters(), 0.1)

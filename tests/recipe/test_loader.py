@@ -124,7 +124,9 @@ def test_hash_ignores_order_and_sources() -> None:
 
 def test_the_frozen_rows_of_table_1_get_the_probe_section_of_a_preset() -> None:
     table = load_table("table1")
-    rows = {row.id: load_recipe("semantic/scannet", row=row.values, preset="tiny").recipe for row in table.rows}
+    rows = {
+        row.id: load_recipe("semantic/scannet", row=row.values, preset="tiny").recipe for row in table.rows if row.runs
+    }
     assert all(isinstance(recipe, SemanticRecipe) for recipe in rows.values())
     features = {name: recipe.probe.features for name, recipe in rows.items() if isinstance(recipe, SemanticRecipe)}
     assert features == {"spunet-scratch": "online", "random-frozen": "extracted", "gaussiancross": "extracted"}

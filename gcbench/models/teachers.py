@@ -1,0 +1,104 @@
+"""Frozen 2D teachers X_f: photos to feature maps that the rendered features are compared with (Eq. 16, 19).
+
+Shape legend
+    V  images      H, W  pixels      h, w  cells of the teacher's grid      D  channels of the teacher (d*)
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gcbench.errors import InputError
+from gcbench.models import classical_features as classical
+
+_FINE = 4  # pixels of the fine grid per cell: windows and radii are found on it
+_RADII = (1 / 40, 1 / 15, 1 / 6)  # of the photo's height: a window of the largest spans a third of it
+
+
+class Teacher(Protocol):
+    """A frozen 2D feature extractor; it sees the photo at the photo's own resolution.
+
+    Attributes:
+        name: what it is, for recipes, logs and results.
+        dim: D.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dim(self) -> int: ...
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """(h, w) for photos of this size, pixels."""
+        ...
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Feature maps [V, h, w, D], without gradient, of photos [V, H, W, 3] in [0, 1]."""
+        ...
+
+
+class ClassicalTeacher:
+    """Dense classical 2D descriptors (`classical_features.py`): the teacher that needs no weights and no network.
+
+    It stands in for a foundation model where there is none, and is named for what it is. A group of descriptors has
+    its mean over the photo taken off and its share of the energy set, so that a cosine compares what is particular to a
+    place in the photo. The same photo always gives the same map, whatever else is in the batch.
+
+    Args:
+        rows: h, cells over the photo's height; w follows from the photo's shape, with square cells.
+    """
+
+    name = "classical"
+
+    def __init__(self, rows: int = 15) -> None:
+        if rows < 2:
+            raise InputError(f"The classical teacher cannot work with {rows} rows of cells.", "Give at least 2.")
+        self.rows = rows
+        self.dim = self(torch.zeros(1, 8 * rows, 8 * rows, 3)).shape[-1]
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """(h, w) for photos of this size.
+
+        Raises:
+            InputError: the photo has fewer rows of pixels than the grid has of cells.
+        """
+        if height < self.rows:
+            raise InputError(
+                f"A photo of {width} x {height} pixels is too small for {self.rows} rows of cells.",
+                "Use larger photos or fewer rows.",
+            )
+        return self.rows, max(1, round(self.rows * width / height))
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Feature maps [V, h, w, D] of photos [V, H, W, 3] in [0, 1].
+
+        Raises:
+            InputError: not such images.
+        """
+        if images.ndim != 4 or images.shape[-1] != 3:
+            raise InputError(f"The teacher needs images of shape [V, H, W, 3], not {list(images.shape)}.")
+        height, width = images.shape[1:3]
+        grid, photos = self.grid(height, width), images.permute(0, 3, 1, 2)
+        fine = min(_FINE * grid[0], height), min(_FINE * grid[1], width)
+        near, middle, far = (max(1, round(fine[0] * share)) for share in _RADII)
+        groups = (
+            (1.0, classical.oriented_gradients(photos, fine, grid, (near, middle, far))),
+            (1.0, classical.self_similarity(photos, fine, grid, (2 * near, 2 * middle, 2 * far))),
+            (0.5, classical.local_binary_patterns(photos, fine, grid, 2 * middle + 1)),
+            (0.5, classical.contrast(photos, fine, grid, (2 * near + 1, 2 * middle + 1, 2 * far + 1))),
+            (0.5, classical.straight_lines(photos, fine, grid, (2 * middle + 1, 2 * far + 1))),
+            (0.25, classical.colour_statistics(photos, fine, grid, (2 * near + 1, 2 * middle + 1))),
+        )
+        return torch.cat([weight * _standardised(group) for weight, group in groups], dim=1).permute(0, 2, 3, 1)
+
+
+def _standardised(group: Tensor) -> Tensor:
+    """The group with each channel's mean over the photo taken off, and a mean square length of 1 over the photo."""
+    group = group - group.mean(dim=(2, 3), keepdim=True)
+    size = group.square().sum(1, keepdim=True).mean(dim=(2, 3), keepdim=True)
+    return group / (size + 1e-6).sqrt()

@@ -1,0 +1,310 @@
+"""Pictures of a report, as PNG bytes. Matplotlib and NumPy come with the call; no display is needed.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; series also differ in dash or hatch.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+from gcbench.errors import InputError
+from gcbench.reporting.compare import Cell, Comparison
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+    from numpy.typing import NDArray
+
+    FloatImage = NDArray[np.floating[Any]]
+    Image = NDArray[np.uint8] | FloatImage
+
+P = ParamSpec("P")
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("-", "--", "-.", ":")
+HATCHES = ("", "//", "..", "xx", "\\\\", "++")
+_PAPER_GREY = "#555555"
+_STYLE: dict[Any, Any] = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E3E3E3",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+def _styled(draw: Callable[P, bytes]) -> Callable[P, bytes]:
+    """Draw in the report's style, whatever the user's own Matplotlib settings are."""
+
+    @functools.wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> bytes:
+        import matplotlib as mpl
+
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(_STYLE)
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """One view: what the camera saw and what the Gaussians show.
+
+    Attributes:
+        title: stands at the left, e.g. ``"scene0011_00, frame 120 (held out)"``.
+        photo: [H, W, 3], uint8, or float in [0, 1].
+        rendered: [H, W, 3], as `photo`.
+        depth: [H, W], 0 is no measurement.
+        rendered_depth: [H, W], in the unit of `depth`.
+        psnr: of `rendered` against `photo`, dB; None leaves it out.
+        features: [H, W, F] rendered features, drawn as their three principal components; None leaves them out.
+    """
+
+    title: str
+    photo: Image
+    rendered: Image
+    depth: FloatImage
+    rendered_depth: FloatImage
+    psnr: float | None = None
+    features: FloatImage | None = None
+
+
+@_styled
+def render_panel(rows: Sequence[PanelRow], *, depth_unit: str = "m", feature_title: str = "Features (PCA)") -> bytes:
+    """Photo, rendered colour, true depth, rendered depth and features side by side, one view per row (Fig. S.5).
+
+    True and rendered depth of a row share one scale; what the camera did not measure is grey. All rows share one PCA.
+
+    Raises:
+        InputError: no row, or images of one row that differ in size.
+    """
+    if not rows:
+        raise InputError("There is no view to draw.")
+    for row in rows:
+        _same_size(row)
+    with_features = any(row.features is not None for row in rows)
+    titles = ["Photo", "Rendered colour", "Depth camera", "Rendered depth", *([feature_title] if with_features else [])]
+    components = _principal_components([row.features for row in rows])
+    height, width = rows[0].depth.shape
+    canvas = _canvas(2.75 * len(titles) + 0.6, (2.75 * height / width + 0.32) * len(rows) + 0.4)
+    axes = canvas.subplots(len(rows), len(titles), squeeze=False)
+    for number, (row, line, components_of_row) in enumerate(zip(rows, axes, components, strict=True)):
+        _draw_panel_row(canvas, row, list(line), components_of_row, depth_unit)
+        if number == 0:
+            for axis, title in zip(line, titles, strict=True):
+                axis.set_title(title, fontweight="bold", fontsize=12)
+    return _png(canvas)
+
+
+@_styled
+def loss_curves(
+    records: Iterable[Mapping[str, Any]],
+    *,
+    losses: Mapping[str, str],
+    psnr: Mapping[str, str],
+    title: str = "",
+) -> bytes:
+    """Losses (log scale) and PSNR over the steps of a pre-training run.
+
+    Args:
+        records: lines of a run's log; those without a `step` are left out, of a repeated step the last one counts.
+        losses: label -> key in the records, e.g. ``{"colour": "loss_color"}``.
+        psnr: label -> key, e.g. ``{"training views": "psnr_train", "held-out views": "psnr_heldout"}``, dB.
+        title: above both.
+
+    Raises:
+        InputError: no record has any of the keys.
+    """
+    kept = [record for record in records if isinstance(record.get("step"), int)]
+    left = {label: _series(kept, key) for label, key in losses.items()}
+    right = {label: _series(kept, key) for label, key in psnr.items()}
+    if not any(left.values()) and not any(right.values()):
+        raise InputError(
+            "The log has no losses to draw.", f"Looked for: {', '.join([*losses.values(), *psnr.values()])}."
+        )
+    canvas = _canvas(11, 4.2)
+    loss_axis, psnr_axis = canvas.subplots(1, 2)
+    _draw_lines(loss_axis, left)
+    loss_axis.set(xlabel="step", ylabel="loss (unweighted)", title="Losses")
+    if any(value > 0 for points in left.values() for value in points.values()):
+        loss_axis.set_yscale("log")
+    _draw_lines(psnr_axis, right)
+    psnr_axis.set(xlabel="step", ylabel="PSNR (dB)", title="Rendering quality")
+    if title:
+        canvas.suptitle(title, fontweight="bold")
+    return _png(canvas)
+
+
+@_styled
+def bar_table(comparison: Comparison, metric: str) -> bytes:
+    """Bars of one metric: a group per column, a bar per row, whiskers for the spread over seeds.
+
+    The paper's numbers are drawn as lines across the bars, but only for entries that may be compared with it. Of a
+    cell with several entries the first one is drawn, and the title says so.
+
+    Raises:
+        InputError: the table has no such metric.
+    """
+    if metric not in comparison.table.metrics:
+        raise InputError(f"The table has no metric '{metric}'.", f"Known: {', '.join(comparison.table.metrics)}.")
+    rows, columns = comparison.table.rows, comparison.table.columns
+    canvas = _canvas(max(6.5, 1.6 + 0.75 * len(rows) * len(columns)), 4.6)
+    axis = canvas.subplots()
+    step = 0.8 / max(len(rows), 1)
+    drawn_paper = False
+    for number, (row, cells) in enumerate(zip(rows, comparison.cells, strict=True)):
+        places = [column + (number - (len(rows) - 1) / 2) * step for column in range(len(columns))]
+        _draw_bars(axis, row.title, cells, metric, places, step, number)
+        for place, cell in zip(places, cells, strict=True):
+            if _may_show_paper(cell, metric):
+                label = "_nolegend_" if drawn_paper else "paper"
+                ends = (place - step / 2, place + step / 2)
+                axis.hlines(cell.paper[metric].value, *ends, color=_PAPER_GREY, linewidth=2, label=label)
+                drawn_paper = True
+    several = any(len(cell.entries) > 1 for cells in comparison.cells for cell in cells)
+    axis.set_title(f"{comparison.table.title}: {metric}" + (" (first protocol of each cell)" if several else ""))
+    axis.set_xticks(range(len(columns)), [column.title for column in columns])
+    axis.set_ylabel(f"{metric} (%)")
+    axis.grid(axis="x", visible=False)
+    axis.margins(y=0.15)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=min(len(rows) + 1, 4))
+    return _png(canvas)
+
+
+def _may_show_paper(cell: Cell, metric: str) -> bool:
+    return metric in cell.paper and bool(cell.entries) and not cell.entries[0].why_not_comparable
+
+
+def _draw_bars(
+    axis: Axes, title: str, cells: Sequence[Cell], metric: str, places: list[float], step: float, number: int
+) -> None:
+    values = [cell.entries[0].metrics[metric] if cell.entries else None for cell in cells]
+    means = [math.nan if value is None else value.mean for value in values]
+    spreads = [math.nan if value is None or value.spread is None else value.spread for value in values]
+    color, hatch = COLORS[number % len(COLORS)], HATCHES[number % len(HATCHES)]
+    axis.bar(places, means, width=0.92 * step, label=title, color=color, hatch=hatch, edgecolor="white")
+    axis.errorbar(places, means, yerr=spreads, fmt="none", ecolor="#222222", capsize=3, linewidth=1.2)
+    for place, mean, spread in zip(places, means, spreads, strict=True):
+        if not math.isnan(mean):
+            top = mean + (0 if math.isnan(spread) else spread)
+            axis.annotate(f"{mean:.1f}", (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=9.5)
+
+
+def _draw_panel_row(
+    canvas: Canvas, row: PanelRow, axes: list[Axes], components: FloatImage | None, depth_unit: str
+) -> None:
+    import matplotlib as mpl
+    import numpy as np
+
+    for axis in axes:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.grid(visible=False)
+        axis.spines[:].set_visible(False)
+    axes[0].imshow(row.photo)
+    axes[0].set_xlabel(row.title, fontsize=10, loc="left")
+    axes[1].imshow(row.rendered if row.rendered.dtype == np.uint8 else np.clip(row.rendered, 0.0, 1.0))
+    if row.psnr is not None:
+        axes[1].set_xlabel(f"PSNR {row.psnr:.2f} dB", fontsize=10, loc="left")
+    measured = row.depth[row.depth > 0]
+    low, high = (float(measured.min()), float(measured.max())) if measured.size else (0.0, 1.0)
+    colors = mpl.colormaps["viridis"].with_extremes(bad="#BBBBBB")
+    for axis, depth in ((axes[2], row.depth), (axes[3], row.rendered_depth)):
+        drawn = axis.imshow(np.ma.masked_where(depth <= 0, depth), cmap=colors, vmin=low, vmax=high)
+    if measured.size:
+        error = np.abs(row.rendered_depth - row.depth)[row.depth > 0].mean()
+        axes[3].set_xlabel(f"mean error {error:.3f} {depth_unit}", fontsize=10, loc="left")
+    axes[2].set_xlabel("grey: not measured", fontsize=10, loc="left")
+    bar = canvas.colorbar(drawn, ax=axes[3], fraction=0.04, pad=0.02)
+    bar.ax.set_title(depth_unit, fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    if len(axes) > 4 and components is not None:
+        axes[4].imshow(components)
+
+
+def _same_size(row: PanelRow) -> None:
+    images = {"photo": row.photo, "rendered": row.rendered, "rendered_depth": row.rendered_depth}
+    if row.features is not None:
+        images["features"] = row.features
+    for name, image in images.items():
+        if image.shape[:2] != row.depth.shape:
+            raise InputError(f"View '{row.title}': {name} is {image.shape[:2]}, the depth is {row.depth.shape}.")
+
+
+def _principal_components(features: Sequence[FloatImage | None]) -> list[FloatImage | None]:
+    """First three principal components over all views, each stretched from its 1st to its 99th percentile.
+
+    Args:
+        features: [H, W, F] per view.
+
+    Returns:
+        [H, W, 3] in [0, 1] per view.
+    """
+    import numpy as np
+
+    known = [view.reshape(-1, view.shape[-1]).astype(np.float64) for view in features if view is not None]
+    if not known:
+        return [None] * len(features)
+    everything = np.concatenate(known)
+    mean = everything.mean(axis=0)
+    _, vectors = np.linalg.eigh(np.cov(everything.T).reshape(len(mean), len(mean)))
+    axes = vectors[:, ::-1][:, :3]
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), range(axes.shape[1])])  # a sign that does not flip
+    low, high = np.percentile((everything - mean) @ axes, [1, 99], axis=0)
+    drawn: list[FloatImage | None] = []
+    for view in features:
+        if view is None:
+            drawn.append(None)
+            continue
+        scaled = np.clip(((view - mean) @ axes - low) / np.maximum(high - low, 1e-12), 0.0, 1.0)
+        drawn.append(np.pad(scaled, ((0, 0), (0, 0), (0, 3 - scaled.shape[-1]))))
+    return drawn
+
+
+def _series(records: Sequence[Mapping[str, Any]], key: str) -> dict[int, float]:
+    """Step -> value, sorted; the last record of a step counts."""
+    found = {record["step"]: float(record[key]) for record in records if isinstance(record.get(key), int | float)}
+    return {step: found[step] for step in sorted(found) if math.isfinite(found[step])}
+
+
+def _draw_lines(axis: Axes, series: Mapping[str, dict[int, float]]) -> None:
+    for number, (label, points) in enumerate(series.items()):
+        if points:
+            axis.plot(
+                list(points),
+                list(points.values()),
+                label=label,
+                color=COLORS[number % len(COLORS)],
+                linestyle=DASHES[number % len(DASHES)],
+                marker="o" if len(points) < 25 else None,
+                markersize=4,
+            )
+    if any(series.values()):
+        axis.legend()
+
+
+def _canvas(width: float, height: float) -> Canvas:
+    """A figure of that size, inches, drawn by Agg whatever the machine has."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(canvas)
+    return canvas
+
+
+def _png(canvas: Canvas) -> bytes:
+    stream = io.BytesIO()
+    canvas.savefig(stream, format="png", dpi=150, metadata={"Software": None})
+    return stream.getvalue()
