@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _EPILOG = """Examples:
 
@@ -31,13 +31,13 @@ def pretrain(
     """Pre-train an encoder. It ends as OUT/encoder/model.safetensors, with pictures of held-out views beside it."""
     from rich.console import Console
 
-    from gcbench.reporting.run_figures import draw_pretraining
     from gcbench.cli.progress import JobProgress, describe
     from gcbench.data.storage import PreparedDataset
     from gcbench.errors import InputError
     from gcbench.protocols.jobs import JobRecipe, PretrainJob
     from gcbench.recipe.loader import load_recipe
     from gcbench.recipe.schema import PretrainRecipe
+    from gcbench.reporting.run_figures import draw_pretraining
     from gcbench.reproduce.execute import run_job
     from gcbench.runs.results import PretrainResult
     from gcbench.runs.store import Run
@@ -47,9 +47,7 @@ def pretrain(
         raise InputError(f"'{recipe}' is a recipe of kind '{loaded.recipe.kind}'.", "Choose one of kind 'pretrain'.")
     fingerprint = PreparedDataset.open(data).fingerprint
     name = f"{loaded.name.split('/')[-1]}-seed{seed}"
-    job = PretrainJob(
-        name=name, recipe=JobRecipe.of(loaded), data=data.resolve(), data_key=fingerprint, seed=seed
-    )
+    job = PretrainJob(name=name, recipe=JobRecipe.of(loaded), data=data.resolve(), data_key=fingerprint, seed=seed)
     run = Run(out.resolve(), kind=job.kind, name=name, key=job.key)
     console = Console()
     if not run.is_done:

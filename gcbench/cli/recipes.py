@@ -6,7 +6,12 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Recipes: every value with its source.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Recipes: every value with its source.",
+)
 
 _Preset = Annotated[str | None, typer.Option(help="Lay a preset over it, e.g. tiny.")]
 _Set = Annotated[list[str] | None, typer.Option("--set", help="Override section.key=value; may be repeated.")]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-app = typer.Typer()
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gcbench.reproduce.plan import Plan, PlannedJob
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _EPILOG = """Examples:
 
@@ -50,19 +55,61 @@ def reproduce(
         overrides=tuple(set_ or ()),
     )
     plan = plan_table(definition, choice, out.resolve())
-    _show_plan(console, plan, table, dry_run)
     if dry_run:
+        _show_plan(console, plan)
         return
-    progress = _Live(console, plan)
+    out.mkdir(parents=True, exist_ok=True)
+    waiting = [planned for planned in plan.jobs if not planned.run.is_done]
+    console.print(f"{definition.title}: {len(plan.jobs)} jobs, {len(plan.jobs) - len(waiting)} done, in {out}")
+    live = _Live(console, waiting)
     try:
-        outcome = execute_plan(plan, on_start=progress.start, on_event=progress.event, on_end=progress.end)
+        outcome = execute_plan(plan, on_start=live.start, on_event=live.progress.event, on_end=live.end)
     finally:
-        progress.stop()
+        live.progress.stop()
     write_report(console, definition, plan.cells, out)
     for folder, error in outcome.failed.items():
         console.print(f"[red]failed:[/] {folder.name}: {error.message} {error.way_out}", soft_wrap=True)
     if outcome.failed:
         raise typer.Exit(1)
+
+
+class _Live:
+    """Shows the jobs as they run, and draws the pictures of a pre-training when it ends."""
+
+    def __init__(self, console: Console, waiting: list[PlannedJob]) -> None:
+        from gcbench.cli.progress import JobProgress
+
+        self.numbers = {planned.run.folder: number for number, planned in enumerate(waiting, start=1)}
+        self.progress = JobProgress(console, len(waiting))
+
+    def start(self, planned: PlannedJob) -> None:
+        from gcbench.cli.progress import describe
+
+        again = " (going on)" if planned.run.status in ("interrupted", "failed") else ""
+        text = describe(planned.job.kind, planned.job.name) + again
+        self.progress.start(self.numbers[planned.run.folder], text, planned.effort)
+
+    def end(self, planned: PlannedJob, state: str) -> None:
+        if state == "blocked":
+            self.start(planned)
+        if state == "done" and planned.job.kind == "pretrain":
+            from gcbench.reporting.run_figures import draw_pretraining
+
+            draw_pretraining(planned.run)
+        self.progress.end(state, "a job it needs has failed" if state == "blocked" else "")
+
+
+def _show_plan(console: Console, plan: Plan) -> None:
+    from rich.table import Table
+
+    from gcbench.cli.progress import describe
+
+    table = Table("", "job", "effort", "state", title="Plan", title_justify="left")
+    words: dict[Any, str] = {"done": "[green]done[/]", "interrupted": "goes on", "failed": "[red]failed, again[/]"}
+    for number, planned in enumerate(plan.jobs, start=1):
+        state = words.get(planned.run.status, "to do")
+        table.add_row(str(number), describe(planned.job.kind, planned.job.name), planned.effort, state)
+    console.print(table)
 
 
 def _split(text: str) -> list[str]:

@@ -162,15 +162,12 @@ def _turn(outline: Float64Array, k: int) -> float:
     return float((b[0] - a[0]) * (c[1] - b[1]) - (b[1] - a[1]) * (c[0] - b[0]))
 
 
-def build_shell(
-    plan: FloorPlan, rng: np.random.Generator, spacing: float, *, ceiling: bool
-) -> list[tuple[str, SurfaceBuilder]]:
-    """Floor, walls (with their openings cut out) and, if asked for, the ceiling; kind and surfaces of each."""
+def build_shell(plan: FloorPlan, rng: np.random.Generator, spacing: float) -> list[tuple[str, SurfaceBuilder]]:
+    """Floor, ceiling and walls (with their openings cut out): kind and surfaces of each."""
     parts: list[tuple[str, SurfaceBuilder]] = []
     lows = plan.outline.min(axis=0)
     xs, ys = np.unique(plan.outline[:, 0]), np.unique(plan.outline[:, 1])
-    levels = [("floor", 0.0), ("ceiling", plan.height)] if ceiling else [("floor", 0.0)]
-    for kind, z in levels:
+    for kind, z in (("floor", 0.0), ("ceiling", plan.height)):
         b = SurfaceBuilder(rng, spacing)
         material = b.material()
         for x0, x1 in pairwise(xs):

@@ -81,7 +81,7 @@ def scan_room(type_name: str, catalogue: Catalogue, rng: np.random.Generator, *,
     """
     kind = catalogue.rooms.types[type_name]
     room = furnish(kind, catalogue, rng, SPACING)
-    shell = build_shell(room.plan, rng, SPACING, ceiling=whole)
+    shell = build_shell(room.plan, rng, SPACING)
     table = catalogue.labels
     objects = [RoomObject(table.surfaces[name], table.s3dis_surfaces[name]) for name, _ in shell]  # type: ignore[index]
     objects += [RoomObject(thing.item.label, thing.item.s3dis) for thing in room.placed]
@@ -100,6 +100,8 @@ def scan_room(type_name: str, catalogue: Catalogue, rng: np.random.Generator, *,
         every = np.concatenate([scan_poses, poses])
         seen = seen_vertices(mesh, tree, every[:, :3, 3].copy(), _rotations(every), _SCAN_VIEW)
     wanted = _grow(mesh, _grow(mesh, seen))
+    if not whole:  # photos show the ceiling, the scan does not hold it
+        seen[mesh.vertex_object == [name for name, _ in shell].index("ceiling")] = 0
     light = light_vertices(mesh, tree, lighting, wanted)
     intrinsic = draw_intrinsic(size, rng)
     taken = _take_frames((mesh, tree, light, lighting.gamma), poses, intrinsic, size, rng)
@@ -125,7 +127,7 @@ def _draw_lighting(room: Furnishing, rng: np.random.Generator) -> Lighting:
                 lamps.append([x, y, (z0 + z1) / 2, 0.95 * power, power, 1.08 * power, 0.45])
     array = np.array(lamps[:5])
     array[:, 3:6] *= 1.7 / max(1.0, array[:, 4].sum() / 1.3)
-    ambient = rng.uniform(0.5, 0.75) * np.array([1, 1, 1 + rng.uniform(-0.06, 0.06)])
+    ambient = rng.uniform(0.58, 0.82) * np.array([1, 1, 1 + rng.uniform(-0.06, 0.06)])
     return Lighting(array, ambient, float(rng.uniform(0.75, 0.95)))
 
 

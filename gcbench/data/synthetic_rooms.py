@@ -84,28 +84,34 @@ def generate_rooms(
     if layout == "scannet":
         for split, part in (("train", names[:scenes]), ("val", names[scenes:]), ("test", [])):
             _write_text(out / f"scannetv2_{split}.txt", "".join(f"{name}\n" for name in part))
-    waiting = []
+    _make_all(out, plan, book, names, workers, on_room or (lambda _: None))
+    _close(out, plan, book, names)
+
+
+def _make_all(
+    out: Path, plan: RoomsPlan, book: Catalogue, names: list[str], workers: int, on_room: Callable[[str], None]
+) -> None:
+    """Make the rooms that are not there yet, here or in several processes."""
+    jobs = []
     for number, name in enumerate(names):
-        if (_scan_folder(out, plan, name)).is_dir():
-            if on_room:
-                on_room(name)
+        if _scan_folder(out, plan, name).is_dir():
+            on_room(name)
         else:
-            waiting.append((number, name))
-    jobs = [(out, plan, book, number, name) for number, name in waiting]
+            jobs.append((out, plan, book, number, name))
     processes = min(workers or os.cpu_count() or 1, len(jobs))
     if processes <= 1:
         for job in jobs:
-            name = _make_room(*job)
-            if on_room:
-                on_room(name)
-    else:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=context) as pool:
-            for future in as_completed([pool.submit(_make_room, *job) for job in jobs]):
-                name = future.result()
-                if on_room:
-                    on_room(name)
-    _close(out, plan, book, names)
+            on_room(_make_room(*job))
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        futures = [pool.submit(_make_room, *job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                on_room(future.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _check(layout: str, scenes: int, val: int, seed: int, workers: int, frames: int, size: tuple[int, int]) -> None:

@@ -8,8 +8,6 @@ the photo's own resolution; windows and radii are pixels of the `fine` grid that
 - `self_similarity`: how alike the colours here and at rings of growing radius are (Shechtman and Irani 2007): the
   outline of the region that a cell belongs to, whatever its colour.
 - `local_binary_patterns`: rotation-invariant uniform patterns (Ojala et al. 2002): the texture.
-- `contrast`: brightness against its surroundings, and how much it varies.
-- `straight_lines`: energy of edges along rows and columns, over strips up to a third of the image.
 - `colour_statistics`: opponent colours, mean and spread.
 
 Shape legend
@@ -119,30 +117,6 @@ def local_binary_patterns(images: Tensor, fine: Grid, grid: Grid, window: int) -
     pattern = torch.where(changes <= 2, brighter.sum(1), 9)
     histogram = functional.one_hot(pattern, 10).permute(0, 3, 1, 2).to(images)
     return cells(box_mean(cells(histogram, fine), window), grid).sqrt()
-
-
-def contrast(images: Tensor, fine: Grid, grid: Grid, windows: tuple[int, ...]) -> Tensor:
-    """For each window: brightness against the window's mean in units of its spread, and the log of that spread."""
-    grey = cells(luminance(images), fine)
-    power = cells(luminance(images).square(), fine)
-    parts = []
-    for window in windows:
-        mean = box_mean(grey, window)
-        spread = (box_mean(power, window) - mean.square()).clamp(min=0).sqrt()
-        parts += [cells((grey - mean) / (spread + 0.02), grid), cells(torch.log(spread + 0.01), grid)]
-    return torch.cat(parts, dim=1)
-
-
-def straight_lines(images: Tensor, fine: Grid, grid: Grid, lengths: tuple[int, ...]) -> Tensor:
-    """For each length: how unbroken the edges along the row and along the column through a pixel are."""
-    right, down = gradients(cells(images, fine))
-    parts = []
-    for length in lengths:
-        for edge, kernel in ((down, (1, length)), (right, (length, 1))):
-            padding = (kernel[0] // 2, kernel[1] // 2)
-            signed = functional.avg_pool2d(edge, kernel, 1, padding, count_include_pad=False)
-            parts.append(cells(functional.max_pool2d(signed.abs(), 3, 1, 1).sqrt(), grid))
-    return torch.cat(parts, dim=1)
 
 
 def colour_statistics(images: Tensor, fine: Grid, grid: Grid, windows: tuple[int, ...]) -> Tensor:

@@ -15,7 +15,8 @@ from gcbench.errors import InputError
 from gcbench.models import classical_features as classical
 
 _FINE = 4  # pixels of the fine grid per cell: windows and radii are found on it
-_RADII = (1 / 40, 1 / 15, 1 / 6)  # of the photo's height: a window of the largest spans a third of it
+_RADII = (1 / 30, 1 / 10, 1 / 4)  # of the photo's height: a window of the largest spans half of it
+_WEIGHTS = (1.0, 1.0, 0.5, 0.25)  # gradients, self-similarity, patterns, colour: colour says little about the object
 
 
 class Teacher(Protocol):
@@ -44,12 +45,15 @@ class Teacher(Protocol):
 class ClassicalTeacher:
     """Dense classical 2D descriptors (`classical_features.py`): the teacher that needs no weights and no network.
 
-    It stands in for a foundation model where there is none, and is named for what it is. A group of descriptors has
-    its mean over the photo taken off and its share of the energy set, so that a cosine compares what is particular to a
-    place in the photo. The same photo always gives the same map, whatever else is in the batch.
+    It stands in for a foundation model where there is none, and is named for what it is. Each channel is centred and
+    each group of channels scaled over the photo, so that a cosine compares what is particular to a place in it. A photo
+    has one map, whatever else is in the batch.
 
     Args:
         rows: h, cells over the photo's height; w follows from the photo's shape, with square cells.
+
+    Raises:
+        InputError: fewer than two rows.
     """
 
     name = "classical"
@@ -58,7 +62,8 @@ class ClassicalTeacher:
         if rows < 2:
             raise InputError(f"The classical teacher cannot work with {rows} rows of cells.", "Give at least 2.")
         self.rows = rows
-        self.dim = self(torch.zeros(1, 8 * rows, 8 * rows, 3)).shape[-1]
+        probe = torch.zeros(1, 3, _FINE * rows, _FINE * rows)
+        self.dim = sum(group.shape[1] for group in self._groups(probe))
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """(h, w) for photos of this size.
@@ -82,19 +87,22 @@ class ClassicalTeacher:
         """
         if images.ndim != 4 or images.shape[-1] != 3:
             raise InputError(f"The teacher needs images of shape [V, H, W, 3], not {list(images.shape)}.")
-        height, width = images.shape[1:3]
-        grid, photos = self.grid(height, width), images.permute(0, 3, 1, 2)
+        groups = self._groups(images.permute(0, 3, 1, 2))
+        parts = [weight * _standardised(group) for weight, group in zip(_WEIGHTS, groups, strict=True)]
+        return torch.cat(parts, dim=1).permute(0, 2, 3, 1)
+
+    def _groups(self, photos: Tensor) -> tuple[Tensor, ...]:
+        """The groups of descriptors [V, C, h, w] of photos [V, 3, H, W], in the order of _WEIGHTS."""
+        height, width = photos.shape[2:]
+        grid = self.grid(height, width)
         fine = min(_FINE * grid[0], height), min(_FINE * grid[1], width)
         near, middle, far = (max(1, round(fine[0] * share)) for share in _RADII)
-        groups = (
-            (1.0, classical.oriented_gradients(photos, fine, grid, (near, middle, far))),
-            (1.0, classical.self_similarity(photos, fine, grid, (2 * near, 2 * middle, 2 * far))),
-            (0.5, classical.local_binary_patterns(photos, fine, grid, 2 * middle + 1)),
-            (0.5, classical.contrast(photos, fine, grid, (2 * near + 1, 2 * middle + 1, 2 * far + 1))),
-            (0.5, classical.straight_lines(photos, fine, grid, (2 * middle + 1, 2 * far + 1))),
-            (0.25, classical.colour_statistics(photos, fine, grid, (2 * near + 1, 2 * middle + 1))),
+        return (
+            classical.oriented_gradients(photos, fine, grid, (near, middle, far)),
+            classical.self_similarity(photos, fine, grid, (2 * near, 2 * middle, 2 * far)),
+            classical.local_binary_patterns(photos, fine, grid, 2 * middle + 1),
+            classical.colour_statistics(photos, fine, grid, (2 * near + 1, 2 * middle + 1)),
         )
-        return torch.cat([weight * _standardised(group) for weight, group in groups], dim=1).permute(0, 2, 3, 1)
 
 
 def _standardised(group: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,14 @@ def execute_plan(
     plan: Plan,
     *,
     on_start: Callable[[PlannedJob], None],
-    on_event: Callable[[PlannedJob, dict[str, Any]], None],
+    on_event: Callable[[dict[str, Any]], None],
     on_end: Callable[[PlannedJob, str], None],
 ) -> Outcome:
     """Run the jobs in order.
 
     Args:
-        on_start, on_event, on_end: told about each job that runs; the end is "done", "failed" or "blocked".
+        on_start, on_end: told about each job that runs; the end is "done", "failed" or "blocked".
+        on_event: gets the events of the running job.
     """
     outcome = Outcome()
     for planned in plan.jobs:
@@ -49,7 +49,7 @@ def execute_plan(
             continue
         on_start(planned)
         try:
-            run_job(planned.run, planned.job, partial(on_event, planned))
+            run_job(planned.run, planned.job, on_event)
         except GcbenchError as error:
             outcome.failed[folder] = error
             on_end(planned, "failed")

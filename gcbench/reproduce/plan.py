@@ -16,7 +16,7 @@ from gcbench.recipe.schema import RECIPE_KINDS, PretrainRecipe, RoomsRecipe, Sem
 from gcbench.recipe.tables import Fold, Table, TableColumn, TableRow
 from gcbench.runs.store import Run, RunStore
 
-ROOMS_RECIPE = "rooms/rooms"
+ROOMS_RECIPE = "rooms/sizes"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from plyfile import PlyData
+from scipy import ndimage
 
 from gcbench.data.room_bvh import build_hierarchy, trace
 from gcbench.data.room_camera import look
@@ -77,7 +78,7 @@ def test_scannet_files(scannet: Path) -> None:
     assert (scannet / "scannetv2_test.txt").read_text() == ""
     marker = json.loads((scannet / "SYNTHETIC.json").read_text())
     assert marker["rooms"] == 3 and marker["seed"] == 5 and marker["layout"] == "scannet"
-    assert not [path for path in scannet.rglob(".*")]
+    assert not list(scannet.rglob(".*"))
     ply, segments, _ = read_scan(scannet, "scene0000_00")
     assert ply.byte_order == "<"
     assert [p.name for p in ply["vertex"].properties] == ["x", "y", "z", "red", "green", "blue", "alpha"]
@@ -137,12 +138,15 @@ def test_depth_agrees_with_mesh(scannet: Path) -> None:
         pose = np.loadtxt(folder / "pose" / f"{number}.txt")
         camera = (points - pose[:3, 3]) @ pose[:3, :3]
         camera = camera[camera[:, 2] > 0.3]
-        x, y = np.rint(camera[:, :2] / camera[:, 2:] * np.diag(lens)[:2] + lens[:2, 2]).astype(int).T
-        inside = (x >= 0) & (y >= 0) & (x < SIZE[0]) & (y < SIZE[1])
-        measured = depth[y[inside], x[inside]] / 1000.0
-        difference = (camera[inside, 2] - measured)[measured > 0]
+        x, y = (camera[:, :2] / camera[:, 2:] * np.diag(lens)[:2] + lens[:2, 2]).T
+        inside = (x >= 1) & (y >= 1) & (x < SIZE[0] - 2) & (y < SIZE[1] - 2)
+        at = np.stack([y[inside], x[inside]])
+        near = [depth[tuple(np.floor(at).astype(int) + np.array(step)[:, None])] for step in np.ndindex(2, 2)]
+        smooth = (np.min(near, axis=0) > 0) & (np.ptp(np.array(near, np.int64), axis=0) < 150)
+        measured = ndimage.map_coordinates(depth.astype(float), at, order=1) / 1000.0
+        difference = (camera[inside, 2] - measured)[smooth]
         errors.append(difference[difference < 0.1])
-    assert np.median(np.abs(np.concatenate(errors))) < 0.015
+    assert np.median(np.abs(np.concatenate(errors))) < 0.008  # noise of scanner and camera is about 4 mm each
     assert sum(len(part) for part in errors) > 2000
 
 

@@ -10,7 +10,7 @@ from gcbench.models.teachers import ClassicalTeacher
 
 
 def photos(count: int = 2, height: int = 48, width: int = 64) -> Tensor:
-    """Overlapping rectangles of random colour, [V, H, W, 3]."""
+    """Overlapping rectangles of random colour, all of one size, [V, H, W, 3]."""
     draw = torch.Generator().manual_seed(0)
     images = torch.rand(count, 1, 1, 3, generator=draw).expand(count, height, width, 3).clone()
     for image in images:
@@ -29,10 +29,16 @@ def test_maps_lie_on_the_grid(height: int, width: int) -> None:
 
 
 def test_maps_are_centred_and_tell_places_apart() -> None:
-    maps = ClassicalTeacher()(photos())
-    torch.testing.assert_close(maps.mean(dim=(1, 2)), torch.zeros(2, maps.shape[-1]), atol=1e-4, rtol=0)
-    flat = torch.nn.functional.normalize(maps[0].flatten(0, 1), dim=1)
-    assert float((flat @ flat.T).mean().abs()) < 0.2  # a cosine is not dominated by what all places share
+    each = ClassicalTeacher()(photos(6))
+    torch.testing.assert_close(each.mean(dim=(1, 2)), torch.zeros(6, each.shape[-1]), atol=1e-4, rtol=0)
+    maps = each.flatten(0, 2)
+    directions = torch.nn.functional.normalize(maps, dim=1)
+    assert float((directions @ directions.T).mean().abs()) < 0.2  # a cosine is not ruled by what all places share
+    assert 0.3 < float(maps.norm(dim=1).mean()) < 3.0
+
+
+def test_two_teachers_are_the_same() -> None:
+    assert torch.equal(ClassicalTeacher()(photos()), ClassicalTeacher()(photos()))
 
 
 def test_a_photo_has_one_map_whatever_is_beside_it() -> None:
