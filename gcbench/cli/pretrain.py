@@ -52,7 +52,7 @@ def pretrain(
     console = Console()
     if not run.is_done:
         progress = JobProgress(console, 1)
-        progress.start(1, describe(job.kind, name))
+        progress.start(1, describe(job))
         try:
             run_job(run, job, progress.event)
         except BaseException:
@@ -64,7 +64,8 @@ def pretrain(
     assert isinstance(result, PretrainResult)
     for point in result.psnr:
         console.print(
-            f"step {point.step:>6}   PSNR held-out {point.psnr_heldout:5.2f} dB   trained views {point.psnr_train:5.2f} dB",
+            f"step {point.step:>6}   PSNR of held-out views {point.psnr_heldout:5.2f} dB"
+            f"   of views trained on {point.psnr_train:5.2f} dB",
             highlight=False,
         )
     console.print(f"Encoder: {out / 'encoder' / 'model.safetensors'}\nPictures: {out / 'figures'}", soft_wrap=True)

@@ -16,19 +16,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from gcbench.protocols.jobs import Job, SemanticJob
+
 _SHOWN = ("loss", "image", "depth", "semantic", "psnr_heldout", "mIoU")
-_VERBS = {
-    "rooms": "making rooms",
-    "prepare": "preparing",
-    "pretrain": "pre-training",
-    "semantic": "probing",
-    "folds": "joining",
-}
+_VERBS = {"rooms": "making rooms", "prepare": "preparing", "pretrain": "pre-training", "folds": "joining"}
 
 
-def describe(kind: str, name: str) -> str:
+def describe(job: Job) -> str:
     """What a job does, in words."""
-    return f"{_VERBS.get(kind, kind)} {name}"
+    if isinstance(job, SemanticJob):
+        return f"{'probing' if job.recipe.values['probe.frozen'] else 'training'} {job.name}"
+    return f"{_VERBS[job.kind]} {job.name}"
 
 
 class JobProgress:

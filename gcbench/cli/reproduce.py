@@ -86,7 +86,7 @@ class _Live:
         from gcbench.cli.progress import describe
 
         again = " (going on)" if planned.run.status in ("interrupted", "failed") else ""
-        text = describe(planned.job.kind, planned.job.name) + again
+        text = describe(planned.job) + again
         self.progress.start(self.numbers[planned.run.folder], text, planned.effort)
 
     def end(self, planned: PlannedJob, state: str) -> None:
@@ -108,7 +108,7 @@ def _show_plan(console: Console, plan: Plan) -> None:
     words: dict[Any, str] = {"done": "[green]done[/]", "interrupted": "goes on", "failed": "[red]failed, again[/]"}
     for number, planned in enumerate(plan.jobs, start=1):
         state = words.get(planned.run.status, "to do")
-        table.add_row(str(number), describe(planned.job.kind, planned.job.name), planned.effort, state)
+        table.add_row(str(number), describe(planned.job), planned.effort, state)
     console.print(table)
 
 

@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 
-from gcbench.errors import DataError, RunError
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name only when it is whole.
-
-    Raises:
-        RunError: the disk is full, or the folder cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunError(
-                f"The disk is full: {path} could not be written.",
-                "Make room and run the same command again: what is finished is kept.",
-            ) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+from gcbench.errors import DataError
+from gcbench.files import atomic_path
 
 
 def write_batch(path: Path, batch: Any, metadata: Mapping[str, Any]) -> None:
     """Write one Arrow record batch atomically, `metadata` as JSON in its schema."""
     schema = batch.schema.with_metadata({b"gcbench": json.dumps(metadata, sort_keys=True).encode()})
-    with atomic_file(path) as stream, pa.ipc.new_stream(stream, schema) as writer:
+    with atomic_path(path) as temporary, pa.ipc.new_stream(str(temporary), schema) as writer:
         writer.write_batch(batch.replace_schema_metadata(schema.metadata))
 
 

@@ -21,9 +21,10 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from gcbench.data.arrow_files import atomic_file, read_table, write_batch
+from gcbench.data.arrow_files import read_table, write_batch
 from gcbench.data.frames import FrameSequence
 from gcbench.errors import DataError
+from gcbench.files import write_atomic
 from gcbench.structures import Scene
 
 FORMAT_VERSION = 1
@@ -88,8 +89,7 @@ def fingerprint(scenes: Mapping[str, Mapping[str, Any]], splits: Mapping[str, Se
 
 def write_manifest(root: Path, manifest: Mapping[str, Any]) -> None:
     """Write `dataset.json`: from here on the dataset counts as prepared."""
-    with atomic_file(root / MANIFEST) as stream:
-        stream.write((json.dumps(manifest, indent=1) + "\n").encode())
+    write_atomic(root / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 @dataclass(frozen=True)

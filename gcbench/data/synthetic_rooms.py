@@ -20,6 +20,7 @@ import numpy as np
 
 from gcbench.data.room_catalogue import Catalogue, load_catalogue
 from gcbench.errors import DataError, InputError
+from gcbench.files import write_atomic
 
 VERSION = 1
 LAYOUTS = ("scannet", "s3dis")
@@ -83,7 +84,7 @@ def generate_rooms(
     names = _room_names(plan, book)
     if layout == "scannet":
         for split, part in (("train", names[:scenes]), ("val", names[scenes:]), ("test", [])):
-            _write_text(out / f"scannetv2_{split}.txt", "".join(f"{name}\n" for name in part))
+            write_atomic(out / f"scannetv2_{split}.txt", "".join(f"{name}\n" for name in part))
     _make_all(out, plan, book, names, workers, on_room or (lambda _: None))
     _close(out, plan, book, names)
 
@@ -144,7 +145,7 @@ def _claim(out: Path, plan: RoomsPlan) -> None:
             return
     if any(out.iterdir()):
         raise DataError(f"{out} is not empty and holds no synthetic rooms.", "Choose another folder.")
-    _write_text(out / _PROGRESS, json.dumps(plan.describe()))
+    write_atomic(out / _PROGRESS, json.dumps(plan.describe()))
 
 
 def _room_names(plan: RoomsPlan, book: Catalogue) -> list[str]:
@@ -204,16 +205,6 @@ def _fresh(target: Path) -> Path:
     return temporary
 
 
-def _write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-
-
 def _close(out: Path, plan: RoomsPlan, book: Catalogue, names: list[str]) -> None:
     """The label table, and last the file that marks the folder as complete and synthetic."""
     from gcbench.data.room_writers import count_s3dis_classes, count_scannet_labels, write_label_table
@@ -225,5 +216,5 @@ def _close(out: Path, plan: RoomsPlan, book: Catalogue, names: list[str]) -> Non
     else:
         counts = count_s3dis_classes(folders)
     content = {"generator": "gcbench.data.synthetic_rooms", **plan.describe(), "rooms": len(names)}
-    _write_text(out / MARKER, json.dumps({**content, "objects": dict(sorted(counts.items()))}, indent=1))
+    write_atomic(out / MARKER, json.dumps({**content, "objects": dict(sorted(counts.items()))}, indent=1))
     (out / _PROGRESS).unlink(missing_ok=True)

@@ -9,7 +9,8 @@ Shape legend
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -242,6 +243,25 @@ def reestimate_batchnorm(model: nn.Module, forward: Callable[[T], object], batch
         with torch.no_grad():
             for batch in chain((first,), remaining):
                 forward(batch)
+    finally:
+        for norm, (momentum, training) in zip(norms, kept, strict=True):
+            norm.momentum = momentum
+            norm.train(training)
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside, batch norm uses the statistics of the batch, as in training, and leaves its running ones as they are.
+
+    Early in a training the running statistics (momentum 0.01) say more about the start than about the network.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    kept = [(norm.momentum, norm.training) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        norm.train()
+    try:
+        yield
     finally:
         for norm, (momentum, training) in zip(norms, kept, strict=True):
             norm.momentum = momentum

@@ -9,9 +9,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gcbench.errors import DataError
+from gcbench.files import write_atomic
 from gcbench.models.sparse_unet import SparseUNet
 from gcbench.recipe.schema import Encoder
-from gcbench.training.checkpoint import save_weights, write_atomically
+from gcbench.training.checkpoint import save_weights
 
 
 def build_encoder(sizes: Encoder) -> SparseUNet:
@@ -23,7 +24,7 @@ def export_encoder(encoder: SparseUNet, sizes: Encoder, folder: Path) -> Path:
     """Write `config.json` and `model.safetensors` (official parameter names); returns the weights' path."""
     config = {"model_type": "gcbench-sparse-unet", **sizes.model_dump(mode="json")}
     text = json.dumps(config, indent=2) + "\n"
-    write_atomically(folder / "config.json", lambda target: _write_text(target, text))
+    write_atomic(folder / "config.json", text)
     save_weights(folder / "model.safetensors", encoder.state_dict(), {"format": "pt"})
     return folder / "model.safetensors"
 
@@ -42,7 +43,3 @@ def load_encoder(encoder: SparseUNet, weights: Path) -> None:
         raise DataError(
             f"{weights} does not fit this encoder: {error}", "Pre-train and probe with the same encoder sizes."
         ) from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

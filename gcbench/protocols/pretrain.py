@@ -17,10 +17,11 @@ from gcbench.data.batching import collate
 from gcbench.data.samples import PretrainSample, PretrainSamples, load_views, split_frames
 from gcbench.data.storage import PreparedDataset
 from gcbench.data.transforms import GeometricAugmentation
+from gcbench.files import atomic_path
 from gcbench.models.dense_volume import DenseVolume
 from gcbench.models.gaussian_heads import GaussianHeads
 from gcbench.models.pretrainer import Pretrainer, ScenePrediction
-from gcbench.models.sparse_unet import SparseUNet
+from gcbench.models.sparse_unet import SparseUNet, batch_statistics
 from gcbench.models.teachers import ClassicalTeacher, Teacher
 from gcbench.objectives.pretraining import LossWeights, pretraining_loss, psnr
 from gcbench.protocols.encoders import build_encoder, export_encoder
@@ -33,7 +34,7 @@ from gcbench.runs.results import CurvePoint, PretrainResult
 from gcbench.runs.store import Run
 from gcbench.splatting import render
 from gcbench.structures import PointBatch, PosedViews
-from gcbench.training.checkpoint import Checkpoints, write_atomically
+from gcbench.training.checkpoint import Checkpoints
 from gcbench.training.loop import LoopSettings, StepOutput, build_accelerator, train
 from gcbench.training.optim import build_optimizer, build_scheduler
 
@@ -209,7 +210,7 @@ class _Pretraining:
             "semantic": [],
             "psnr_train": [],
         }
-        with torch.no_grad():
+        with torch.no_grad(), batch_statistics(model):
             for name in names:
                 sample = self.samples.heldout_views(name)
                 views = sample.views
@@ -278,9 +279,5 @@ def save_panel(path: Path, scene: str, prediction: ScenePrediction, views: Posed
     }
     numbers: dict[str, Any] = {key: value.detach().cpu().numpy() for key, value in arrays.items()}
     frames = np.array(prediction.targets.frame_ids)
-
-    def write(target: Path) -> None:
-        with target.open("wb") as stream:
-            np.savez_compressed(stream, scene=np.array(scene), frames=frames, **numbers)
-
-    write_atomically(path, write)
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, scene=np.array(scene), frames=frames, **numbers)

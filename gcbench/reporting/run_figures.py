@@ -38,7 +38,7 @@ def draw_pretraining(run: Run) -> list[Figure]:
                 "curves",
                 loss_curves(records, losses=_LOSSES, psnr=_PSNR),
                 "Pre-training",
-                "Unweighted losses of the training views (Eq. 17-19), and PSNR of views trained on and of views held out.",
+                "Unweighted losses of the training views (Eq. 17-19); PSNR of views trained on and held out.",
             )
         )
     return figures

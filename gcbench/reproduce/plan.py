@@ -155,7 +155,7 @@ class _Planner:
         return self._add(job, needs, _budget(loaded.recipe))
 
     def _owner(self, column: TableColumn, fold: Fold) -> TableColumn:
-        """The column that is just this fold, if the table has one: Area 5 is trained once for itself and the 6 folds."""
+        """The column that is just this fold, if the table has one: Area 5 is trained once for both its columns."""
         for other in self.table.columns:
             same = (other.data, other.label_set, other.recipe) == (column.data, column.label_set, column.recipe)
             if same and other.folds == (fold,):

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import os
+import io
 import re
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from gcbench.files import write_atomic
+
 _NAME = re.compile(r"^step-(\d{9})\.pt$")
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk, and put it in place in one move."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors as safetensors, atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    write_atomically(path, lambda target: save_file(tensors, target, metadata=dict(metadata)))
+    write_atomic(path, save(tensors, metadata=dict(metadata)))
 
 
 class Checkpoints:
@@ -58,7 +46,9 @@ class Checkpoints:
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
         """Write the state after `step` optimiser steps; older checkpoints beyond `keep` are removed afterwards."""
-        write_atomically(self._path(step), lambda target: torch.save({**state, "step": step}, target))
+        buffer = io.BytesIO()  # torch hides a full disk's error when it writes the file itself
+        torch.save({**state, "step": step}, buffer)
+        write_atomic(self._path(step), buffer.getbuffer())
         for old in self.steps()[: -self.keep]:
             self._path(old).unlink()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gcbench.data.arrow_files import atomic_file, content_sha256
+from gcbench.data.arrow_files import content_sha256
 from gcbench.data.storage import MANIFEST, PreparedDataset, fingerprint, read_scene, scene_file, write_scene
 from gcbench.errors import DataError, RunError
 from gcbench.structures import Scene
@@ -101,13 +101,6 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkey
         write_scene(file, make_scene(seed=1), {})
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["scene.arrow"]
-
-
-def test_a_failed_writer_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), atomic_file(tmp_path / "new" / "file") as stream:
-        stream.write(b"half")
-        raise KeyError
-    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_the_fingerprint_sees_hashes_and_splits_only() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gcbench.errors import RunError
 from gcbench.recipe.schema import Optimizer, Run, Schedule
-from gcbench.training.checkpoint import Checkpoints, save_weights, write_atomically
+from gcbench.training.checkpoint import Checkpoints, save_weights
 from gcbench.training.loop import LoopSettings, StepOutput, build_accelerator, train
 from gcbench.training.optim import build_optimizer, build_scheduler
 
@@ -110,20 +110,6 @@ def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
 def test_checkpoints_keep_the_last_two(tmp_path: Path) -> None:
     run(tmp_path)
     assert Checkpoints(tmp_path, warn=print).steps() == [18, 20]
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def fail(target: Path) -> None:
-        target.write_text("half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(path, fail)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_weights_round_trip(tmp_path: Path) -> None:
