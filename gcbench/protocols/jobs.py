@@ -56,8 +56,13 @@ class RoomsJob(_Strict):
 
     @property
     def key(self) -> str:
-        values = {key: value for key, value in self.recipe.values.items() if key.startswith(f"{self.layout}.")}
-        return content_hash({"kind": self.kind, "layout": self.layout, "values": values})
+        return rooms_key(self.layout, self.recipe)
+
+
+def rooms_key(layout: str, recipe: JobRecipe) -> str:
+    """The key of the rooms of one layout: the other layout's values do not count."""
+    values = {key: value for key, value in recipe.values.items() if key.startswith(f"{layout}.")}
+    return content_hash({"kind": "rooms", "layout": layout, "values": values})
 
 
 class PrepareJob(_Strict):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gcbench.errors import InputError
-from gcbench.protocols.jobs import FoldsJob, Job, JobRecipe, PrepareJob, PretrainJob, RoomsJob, SemanticJob
+from gcbench.protocols.jobs import FoldsJob, Job, JobRecipe, PrepareJob, PretrainJob, RoomsJob, SemanticJob, rooms_key
 from gcbench.recipe.loader import LoadedRecipe, load_recipe, preset_names
 from gcbench.recipe.schema import RECIPE_KINDS, PretrainRecipe, RoomsRecipe, SemanticRecipe
 from gcbench.recipe.tables import Fold, Table, TableColumn, TableRow
@@ -182,8 +182,10 @@ class _Planner:
         loaded = self._recipe(ROOMS_RECIPE, "rooms")
         assert isinstance(loaded.recipe, RoomsRecipe)
         assert dataset in ("scannet", "s3dis")
-        raw, prepared = self.out / "data" / f"{dataset}-raw", self.out / "data" / dataset
-        rooms = RoomsJob(name=dataset, layout=dataset, out=raw, recipe=JobRecipe.of(loaded))  # type: ignore[arg-type]
+        recipe = JobRecipe.of(loaded)
+        prepared = self.out / "data" / f"{dataset}-{rooms_key(dataset, recipe)[:8]}"
+        raw = prepared.with_name(f"{prepared.name}-raw")
+        rooms = RoomsJob(name=dataset, layout=dataset, out=raw, recipe=recipe)  # type: ignore[arg-type]
         count = loaded.recipe.scannet if dataset == "scannet" else loaded.recipe.s3dis
         rooms_run = self._add(rooms, (), f"{count.scenes + count.val} rooms").run
         prepare = PrepareJob(name=dataset, layout=dataset, raw=raw, out=prepared, source_key=rooms.key)  # type: ignore[arg-type]

@@ -1,0 +1,140 @@
+"""From nothing to a report through the real command line, on a handful of tiny rooms."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SMALL = [
+    *("rooms.scannet.scenes=3", "rooms.scannet.val=2", "rooms.scannet.frames=12"),
+    *("rooms.s3dis.scenes=5", "rooms.s3dis.val=1"),
+    *("pretrain.schedule.steps=6", "pretrain.run.log_every=2", "pretrain.run.evaluate_every=3"),
+    *("pretrain.data.evaluation_scenes=1", "semantic.schedule.steps=3"),
+]
+
+
+def gcbench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gcbench", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+def reproduce(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    overrides = [part for text in SMALL for part in ("--set", text)]
+    columns = ("--columns", "scannet,s3dis-area5")
+    return gcbench("reproduce", "table1", "--preset", "tiny", "--out", out, *columns, *overrides, *arguments)
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("reproduce") / "out"
+    done = reproduce(out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def test_every_chosen_cell_has_a_result_with_its_protocol(reproduced: Path) -> None:
+    report = json.loads((reproduced / "report.json").read_text())
+    run = {(cell["row"], cell["column"]) for cell in report["cells"] if cell["status"] == "run"}
+    rows = ("spunet-scratch", "random-frozen", "gaussiancross")
+    assert run == {(row, column) for row in rows for column in ("scannet", "s3dis-area5")}
+    for path in reproduced.glob("runs/semantic/*/result.json"):
+        result = json.loads(path.read_text())
+        assert result["provenance"]["synthetic"] is True
+        assert result["provenance"]["preset"] == "tiny"
+        assert 0 <= result["metrics"]["mIoU"] <= 1
+        assert len(result["scenes"]) == (2 if result["column"] == "scannet" else 1)
+
+
+def test_the_report_shows_views_and_says_that_nothing_is_comparable(reproduced: Path) -> None:
+    html = (reproduced / "report.html").read_text()
+    assert "not comparable with the paper" in html
+    assert html.count("data:image/png;base64,") >= 3
+    assert "http://" not in html.replace("http://www.w3.org", "")
+    assert "reproduced" not in (reproduced / "report.md").read_text()
+
+
+def test_a_frozen_encoder_stays_what_it_was(reproduced: Path) -> None:
+    (folder,) = reproduced.glob("runs/semantic/scannet-gaussiancross-seed0-*")
+    notes = " ".join(json.loads((folder / "result.json").read_text())["notes"])
+    before, after = notes.split("before and after: ")[1].split(", ")
+    assert before == after
+
+
+def test_a_second_call_runs_nothing(reproduced: Path) -> None:
+    results = {path: path.stat().st_mtime_ns for path in reproduced.glob("runs/*/*/result.json")}
+    started = time.perf_counter()
+    again = reproduce(reproduced)
+    assert again.returncode == 0, again.stderr
+    assert "11 jobs, 11 done" in again.stdout
+    assert results == {path: path.stat().st_mtime_ns for path in results}
+    assert time.perf_counter() - started < 60  # a run takes minutes; this one draws the report
+
+
+def test_a_dry_run_shows_the_jobs_and_does_nothing(tmp_path: Path) -> None:
+    shown = reproduce(tmp_path / "new", "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    assert "pre-training gaussiancross-seed0" in shown.stdout
+    assert not (tmp_path / "new").exists()
+
+
+def prepared(reproduced: Path) -> Path:
+    (manifest,) = reproduced.glob("data/scannet-*/dataset.json")
+    return manifest.parent
+
+
+def pretrain_arguments(reproduced: Path, out: Path, steps: int) -> list[str | Path]:
+    settings = (f"schedule.steps={steps}", "run.log_every=1", "run.evaluate_every=100", "data.evaluation_scenes=1")
+    overrides = [part for text in settings for part in ("--set", text)]
+    return ["pretrain", "--preset", "tiny", "--data", prepared(reproduced), "--out", out, *overrides]
+
+
+def test_an_interrupted_pre_training_goes_on_to_the_same_bits(reproduced: Path, tmp_path: Path) -> None:
+    straight = gcbench(*pretrain_arguments(reproduced, tmp_path / "straight", 8))
+    assert straight.returncode == 0, straight.stderr
+
+    command = [sys.executable, "-m", "gcbench", *map(str, pretrain_arguments(reproduced, tmp_path / "cut", 8))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "cut" / "log.jsonl"
+    while process.poll() is None and not (log.is_file() and '"step": 2' in log.read_text()):
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 130, stderr
+    assert "Run the same command to go on" in stderr
+
+    resumed = gcbench(*pretrain_arguments(reproduced, tmp_path / "cut", 8))
+    assert resumed.returncode == 0, resumed.stderr
+    weights = [tmp_path / name / "encoder" / "model.safetensors" for name in ("straight", "cut")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines() if '"event": "step"' in line]
+    assert steps == list(range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["reproduce", "table1", "--data", "nowhere"], 1, "nowhere has no prepared dataset"),
+        (["reproduce", "table1"], 2, "--preset tiny"),
+        (["reproduce", "table9", "--preset", "tiny"], 2, "There is no table 'table9'"),
+        (["reproduce", "table1", "--preset", "tiny", "--rows", "csc"], 2, "no row 'csc' to run"),
+        (["reproduce", "table1", "--preset", "tiny", "--set", "pretrain.optimizer.lrr=1"], 2, "optimizer.lrr"),
+        (["pretrain", "--data", "nowhere", "--out", "run"], 1, "nowhere"),
+        (["pretrain", "--data", ".", "--out", "run", "--recipe", "semantic/scannet"], 2, "kind 'semantic'"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, message: str
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.chdir(tmp_path)
+    failed = gcbench(*arguments)
+    assert failed.returncode == code, failed.stdout + failed.stderr
+    assert message in failed.stderr
+    assert list(tmp_path.iterdir()) == []
