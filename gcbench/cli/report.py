@@ -54,9 +54,9 @@ def report(
     from rich.console import Console
 
     from gcbench.errors import InputError
+    from gcbench.files import write_atomic
     from gcbench.recipe.tables import load_table
     from gcbench.reporting.render import render_terminal
-    from gcbench.runs.files import write_atomic
     from gcbench.runs.store import RunStore
 
     if not runs.is_dir():
@@ -85,8 +85,8 @@ def write_report(console: Console, definition: Any, cells: Iterable[Run], out: P
         cells: the runs of the table's cells; those that are not done are blank.
         out: a folder of a reproduction, with its runs in `out/runs`.
     """
+    from gcbench.files import write_atomic
     from gcbench.reporting.render import render_terminal
-    from gcbench.runs.files import write_atomic
     from gcbench.runs.store import RunStore
 
     comparison = compare_runs(definition, [run for run in cells if run.is_done], with_paper=True)

@@ -29,6 +29,7 @@ P = ParamSpec("P")
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", "-.", ":")
 HATCHES = ("", "//", "..", "xx", "\\\\", "++")
+PAPER_LABEL = "paper"
 _PAPER_GREY = "#555555"
 _STYLE: dict[Any, Any] = {
     "font.size": 11,
@@ -148,57 +149,59 @@ def loss_curves(
 
 @_styled
 def bar_table(comparison: Comparison, metric: str) -> bytes:
-    """Bars of one metric: a group per column, a bar per row, whiskers for the spread over seeds.
+    """Bars of one metric: a group per column, a bar per row (those that were run), whiskers for the spread over seeds.
 
     The paper's numbers are drawn as lines across the bars, but only for entries that may be compared with it. Of a
     cell with several entries the first one is drawn, and the title says so.
 
     Raises:
-        InputError: the table has no such metric.
+        InputError: the table has no such metric, or nothing was run.
     """
     if metric not in comparison.table.metrics:
         raise InputError(f"The table has no metric '{metric}'.", f"Known: {', '.join(comparison.table.metrics)}.")
-    rows, columns = comparison.table.rows, comparison.table.columns
-    canvas = _canvas(max(6.5, 1.6 + 0.75 * len(rows) * len(columns)), 4.6)
+    rows = [cells for cells in comparison.cells if any(cell.entries for cell in cells)]
+    used = [number for number in range(len(comparison.table.columns)) if any(cells[number].entries for cells in rows)]
+    if not rows:
+        raise InputError("Nothing of this table was run yet.", "Run some of its cells first.")
+    canvas = _canvas(max(6.5, 1.6 + 0.8 * len(rows) * len(used)), 4.4)
     axis = canvas.subplots()
-    step = 0.8 / max(len(rows), 1)
-    drawn_paper = False
-    for number, (row, cells) in enumerate(zip(rows, comparison.cells, strict=True)):
-        places = [column + (number - (len(rows) - 1) / 2) * step for column in range(len(columns))]
-        _draw_bars(axis, row.title, cells, metric, places, step, number)
-        for place, cell in zip(places, cells, strict=True):
-            if _may_show_paper(cell, metric):
-                label = "_nolegend_" if drawn_paper else "paper"
-                ends = (place - step / 2, place + step / 2)
-                axis.hlines(cell.paper[metric].value, *ends, color=_PAPER_GREY, linewidth=2, label=label)
-                drawn_paper = True
-    several = any(len(cell.entries) > 1 for cells in comparison.cells for cell in cells)
+    step = 0.8 / len(rows)
+    for number, row in enumerate(rows):
+        places = [group + (number - (len(rows) - 1) / 2) * step for group in range(len(used))]
+        _draw_bars(axis, [row[column] for column in used], metric, places, step, number)
+    several = any(len(cell.entries) > 1 for row in rows for cell in row)
     axis.set_title(f"{comparison.table.title}: {metric}" + (" (first protocol of each cell)" if several else ""))
-    axis.set_xticks(range(len(columns)), [column.title for column in columns])
+    axis.set_xticks(range(len(used)), [comparison.table.columns[number].title for number in used])
+    axis.set_xlim(-0.5, len(used) - 0.5)
+    axis.set_ylim(0, max(1.15 * axis.get_ylim()[1], 1.0))
     axis.set_ylabel(f"{metric} (%)")
     axis.grid(axis="x", visible=False)
-    axis.margins(y=0.15)
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=min(len(rows) + 1, 4))
     return _png(canvas)
 
 
-def _may_show_paper(cell: Cell, metric: str) -> bool:
-    return metric in cell.paper and bool(cell.entries) and not cell.entries[0].why_not_comparable
-
-
-def _draw_bars(
-    axis: Axes, title: str, cells: Sequence[Cell], metric: str, places: list[float], step: float, number: int
-) -> None:
+def _draw_bars(axis: Axes, cells: Sequence[Cell], metric: str, places: list[float], step: float, number: int) -> None:
     values = [cell.entries[0].metrics[metric] if cell.entries else None for cell in cells]
     means = [math.nan if value is None else value.mean for value in values]
     spreads = [math.nan if value is None or value.spread is None else value.spread for value in values]
     color, hatch = COLORS[number % len(COLORS)], HATCHES[number % len(HATCHES)]
-    axis.bar(places, means, width=0.92 * step, label=title, color=color, hatch=hatch, edgecolor="white")
+    axis.bar(places, means, width=0.92 * step, label=cells[0].row.title, color=color, hatch=hatch, edgecolor="white")
     axis.errorbar(places, means, yerr=spreads, fmt="none", ecolor="#222222", capsize=3, linewidth=1.2)
-    for place, mean, spread in zip(places, means, spreads, strict=True):
-        if not math.isnan(mean):
-            top = mean + (0 if math.isnan(spread) else spread)
-            axis.annotate(f"{mean:.1f}", (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=9.5)
+    for place, mean, spread, cell in zip(places, means, spreads, cells, strict=True):
+        if math.isnan(mean):
+            continue
+        top = mean + (0 if math.isnan(spread) else spread)
+        if _may_show_paper(cell, metric):
+            paper = cell.paper[metric].value
+            known = axis.get_legend_handles_labels()[1]
+            label = "_nolegend_" if PAPER_LABEL in known else PAPER_LABEL
+            axis.hlines(paper, place - step / 2, place + step / 2, color=_PAPER_GREY, linewidth=2, label=label)
+            top = max(top, paper)
+        axis.annotate(f"{mean:.1f}", (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=9.5)
+
+
+def _may_show_paper(cell: Cell, metric: str) -> bool:
+    return metric in cell.paper and bool(cell.entries) and not cell.entries[0].why_not_comparable
 
 
 def _draw_panel_row(

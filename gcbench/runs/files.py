@@ -1,35 +1,15 @@
-"""Files that are whole or not there, and plain JSON."""
+"""Plain JSON in files that are whole or not there."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gcbench.errors import RunError
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file as a whole or not at all; the folder must exist.
-
-    Raises:
-        OSError: as from writing; the old file is untouched then.
-    """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+from gcbench.files import write_atomic
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

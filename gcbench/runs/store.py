@@ -26,7 +26,8 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gcbench.errors import InputError, RunError
-from gcbench.runs.files import plain, read_json, write_atomic, write_json
+from gcbench.files import write_atomic
+from gcbench.runs.files import plain, read_json, write_json
 from gcbench.runs.results import AnyResult, parse_result
 
 Status = Literal["queued", "running", "interrupted", "done", "failed"]
