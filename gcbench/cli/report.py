@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
@@ -18,10 +17,6 @@ if TYPE_CHECKING:
     from gcbench.runs.store import Run
 
 app = typer.Typer()
-
-# how the log of a pre-training run calls what its curves show
-LOSSES = {"colour": "image", "depth": "depth", "semantic": "semantic"}
-PSNR = {"training views": "psnr_train", "held-out views": "psnr_heldout"}
 
 _EPILOG = """Examples:
 
@@ -127,10 +122,10 @@ def _text(comparison: Comparison, form: Format, done: Iterable[Run]) -> str:
 
 
 def figures(comparison: Comparison, done: Iterable[Run]) -> list[Figure]:
-    """Bars per metric, then of every pre-training run the pictures it stored, or its curves."""
-    from gcbench.errors import InputError
-    from gcbench.reporting.figures import bar_table, loss_curves
+    """Bars per metric, then the pictures of every pre-training run."""
+    from gcbench.reporting.figures import bar_table
     from gcbench.reporting.render import Figure
+    from gcbench.reporting.run_figures import draw_pretraining
 
     found = []
     if comparison.entries:
@@ -140,12 +135,7 @@ def figures(comparison: Comparison, done: Iterable[Run]) -> list[Figure]:
             for metric in comparison.table.metrics
         ]
     for run in done:
-        if run.output().get("kind") != "pretrain":
-            continue
-        stored = run.figures()
-        found += [Figure(figure.title, figure.caption, figure.path) for figure in stored]
-        if not stored:
-            with contextlib.suppress(InputError):  # a log without curves: there is nothing to draw
-                curves = loss_curves(run.records(), losses=LOSSES, psnr=PSNR)
-                found.append(Figure(f"Pre-training, {run.folder.name}", "Losses without their weights; PSNR.", curves))
+        if run.output().get("kind") == "pretrain":
+            stored = [Figure(figure.title, figure.caption, figure.path) for figure in run.figures()]
+            found += stored or draw_pretraining(run)
     return found

@@ -195,7 +195,9 @@ def _draw_bars(axis: Axes, cells: Sequence[Cell], metric: str, places: list[floa
             paper = cell.paper[metric].value
             known = axis.get_legend_handles_labels()[1]
             label = "_nolegend_" if PAPER_LABEL in known else PAPER_LABEL
-            axis.hlines(paper, place - step / 2, place + step / 2, color=_PAPER_GREY, linewidth=2, label=label)
+            axis.hlines(
+                paper, place - step / 2, place + step / 2, color=_PAPER_GREY, linewidth=2, label=label, gid=PAPER_LABEL
+            )
             top = max(top, paper)
         axis.annotate(f"{mean:.1f}", (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=9.5)
 
