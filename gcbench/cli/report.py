@@ -131,8 +131,7 @@ def figures(comparison: Comparison, done: Iterable[Run]) -> list[Figure]:
     if comparison.entries:
         caption = "Bars are means over seeds, whiskers the sample standard deviation."
         found += [
-            Figure(f"{comparison.table.title}: {metric}", caption, bar_table(comparison, metric))
-            for metric in comparison.table.metrics
+            Figure(f"{metric} by column", caption, bar_table(comparison, metric)) for metric in comparison.table.metrics
         ]
     for run in done:
         if run.output().get("kind") == "pretrain":

@@ -170,13 +170,13 @@ def bar_table(comparison: Comparison, metric: str) -> bytes:
         places = [group + (number - (len(rows) - 1) / 2) * step for group in range(len(used))]
         _draw_bars(axis, [row[column] for column in used], metric, places, step, number)
     several = any(len(cell.entries) > 1 for row in rows for cell in row)
-    axis.set_title(f"{comparison.table.title}: {metric}" + (" (first protocol of each cell)" if several else ""))
+    axis.set_title(metric + (" (first protocol of each cell)" if several else ""))
     axis.set_xticks(range(len(used)), [comparison.table.columns[number].title for number in used])
     axis.set_xlim(-0.5, len(used) - 0.5)
     axis.set_ylim(0, max(1.15 * axis.get_ylim()[1], 1.0))
     axis.set_ylabel(f"{metric} (%)")
     axis.grid(axis="x", visible=False)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=min(len(rows) + 1, 4))
+    canvas.legend(loc="outside lower center", ncols=2)
     return _png(canvas)
 
 

@@ -89,19 +89,21 @@ def notices(comparison: Comparison) -> list[str]:
 
 
 def render_terminal(comparison: Comparison) -> RenderableType:
-    """The table for a terminal; nothing is printed here."""
+    """The table for a terminal; nothing is printed here. Columns of which no cell was run are named, not shown."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=comparison.table.title, caption=comparison.coverage(), header_style="bold", show_lines=True)
-    table.add_column("", no_wrap=True)
-    for column in comparison.table.columns:
-        for metric in comparison.table.metrics:
-            table.add_column(f"{column.title}\n{metric}", justify="right")
+    run = [any(row[number].entries for row in comparison.cells) for number in range(len(comparison.table.columns))]
+    shown = [number for number, cells_run in enumerate(run) if cells_run or not any(run)]
+    left_out = [column.title for number, column in enumerate(comparison.table.columns) if number not in shown]
+    caption = comparison.coverage() + (f"; not run: {', '.join(left_out)}" if left_out else "")
+    table = Table(title=comparison.table.title, caption=caption, header_style="bold", show_lines=True)
+    table.add_column("percent")
+    for number in shown:
+        table.add_column(comparison.table.columns[number].title, justify="right")
     for row in comparison.cells:
-        texts = [_terminal_cell(comparison, cell, metric) for cell in row for metric in comparison.table.metrics]
-        table.add_row(Text(row[0].row.title), *texts)
+        table.add_row(Text(row[0].row.title), *(_terminal_cell(comparison, row[number]) for number in shown))
     lines = [Text(sentence, style="bold yellow") for sentence in notices(comparison)]
     protocols = [
         Text(f"{use.label}  {use.description} [{use.fingerprint}]", style="dim") for use in comparison.protocols
@@ -109,18 +111,22 @@ def render_terminal(comparison: Comparison) -> RenderableType:
     return Group(*lines, table, *protocols)
 
 
-def _terminal_cell(comparison: Comparison, cell: Cell, metric: str) -> Any:
+def _terminal_cell(comparison: Comparison, cell: Cell) -> Any:
+    """All metrics of a cell side by side, the differences below them, the paper's numbers last."""
     from rich.text import Text
 
     text = Text(justify="right")
     for entry in cell.entries:
-        value = entry.metrics[metric]
-        text.append(f"{_measured(value)} {entry.label if len(comparison.protocols) > 1 else ''}".rstrip(), style="bold")
-        if value.difference is not None:
-            text.append(f"\n{signed(value.difference)} {SIGNS[value.verdict]}", style=_STYLES[value.verdict])
-        text.append("\n")
-    if metric in cell.paper:
-        text.append(f"paper {number(cell.paper[metric].value)}", style="dim")
+        values = [entry.metrics[metric] for metric in comparison.table.metrics]
+        letter = f" {entry.label}" if len(comparison.protocols) > 1 else ""
+        text.append(" / ".join(_measured(value) for value in values) + letter + "\n", style="bold")
+        for value in values:
+            if value.difference is not None:
+                text.append(f"{signed(value.difference)} {SIGNS[value.verdict]} ", style=_STYLES[value.verdict])
+        text.append("\n" if any(value.difference is not None for value in values) else "")
+    printed = [cell.paper[metric].value for metric in comparison.table.metrics if metric in cell.paper]
+    if printed:
+        text.append(f"paper {' / '.join(map(number, printed))}", style="dim")
     text.rstrip()
     return text
 

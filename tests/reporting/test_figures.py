@@ -138,7 +138,7 @@ def test_bars_show_the_paper_only_where_it_may_be_compared(
     rooms = [make(synthetic=True), make(column="two", synthetic=True)]
     size(bar_table(compare(table, rooms, paper), "mIoU"))
     assert lines_across(drawn[1]) == []
-    assert "paper" not in [text.get_text() for text in drawn[1].axes[0].get_legend().get_texts()]
+    assert "paper" not in [text.get_text() for text in drawn[1].legends[0].get_texts()]
 
 
 def test_bars_are_of_what_was_run(
