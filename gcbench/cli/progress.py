@@ -84,7 +84,7 @@ class JobProgress:
         mark = {"done": "[green]done[/]", "failed": "[red]failed[/]", "blocked": "[yellow]not run[/]"}[state]
         values = detail or _numbers(self._last)
         self.console.print(
-            f"{self._place} {self._text:<44} {mark} [dim]{seconds:6.1f} s[/]  {values}", highlight=False, soft_wrap=True
+            f"{self._place} {self._text:<54} {mark} [dim]{seconds:6.1f} s[/]  {values}", highlight=False, soft_wrap=True
         )
 
     def stop(self) -> None:

@@ -99,7 +99,7 @@ def render_terminal(comparison: Comparison) -> RenderableType:
     left_out = [column.title for number, column in enumerate(comparison.table.columns) if number not in shown]
     caption = comparison.coverage() + (f"; not run: {', '.join(left_out)}" if left_out else "")
     table = Table(title=comparison.table.title, caption=caption, header_style="bold", show_lines=True)
-    table.add_column("percent")
+    table.add_column("percent (paper)", overflow="fold")
     for number in shown:
         table.add_column(comparison.table.columns[number].title, justify="right")
     for row in comparison.cells:
@@ -126,7 +126,7 @@ def _terminal_cell(comparison: Comparison, cell: Cell) -> Any:
         text.append("\n" if any(value.difference is not None for value in values) else "")
     printed = [cell.paper[metric].value for metric in comparison.table.metrics if metric in cell.paper]
     if printed:
-        text.append(f"paper {' / '.join(map(number, printed))}", style="dim")
+        text.append(f"({' / '.join(map(number, printed))})", style="dim")
     text.rstrip()
     return text
 
