@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gcbench.data import arrow_files, prepare
+from gcbench import files
+from gcbench.data import prepare
 from gcbench.data.prepare import prepare_s3dis, prepare_scannet
 from gcbench.data.storage import MANIFEST, PreparedDataset
 from gcbench.errors import DataError, RunError
@@ -107,7 +108,7 @@ def test_a_failed_second_run_does_not_leave_the_first_ones_manifest(tmp_path: Pa
 
 def test_a_full_disk_stops_at_once_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw, out = write_scannet(tmp_path / "raw"), tmp_path / "out"
-    real, calls = arrow_files.os.fsync, []
+    real, calls = files.os.fsync, []
 
     def full_at_the_third(descriptor: int) -> None:
         calls.append(descriptor)
@@ -115,7 +116,7 @@ def test_a_full_disk_stops_at_once_and_leaves_no_half_file(tmp_path: Path, monke
             raise OSError(28, "No space left on device")
         real(descriptor)
 
-    monkeypatch.setattr(arrow_files.os, "fsync", full_at_the_third)
+    monkeypatch.setattr(files.os, "fsync", full_at_the_third)
     with pytest.raises(RunError, match="disk is full"):
         prepare_scannet(raw, out)
     assert len(calls) == 3
