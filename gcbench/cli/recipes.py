@@ -44,12 +44,18 @@ def list_recipes() -> None:
 def show(name: _Name, preset: _Preset = None, set_: _Set = None) -> None:
     """Show every value of a recipe and where it comes from."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from gcbench.recipe.loader import load_recipe
 
     loaded = load_recipe(name, preset=preset, overrides=set_ or ())
-    table = Table("key", "value", "source", title=f"{loaded.name}: {loaded.recipe.title}", title_justify="left")
+    table = Table(
+        Column("key", no_wrap=True),
+        "value",
+        "source",
+        title=f"{loaded.name}: {loaded.recipe.title}",
+        title_justify="left",
+    )
     section = ""
     for key, leaf in loaded.leaves.items():
         if key.split(".")[0] != section and section:
@@ -82,7 +88,7 @@ def validate(names: Annotated[list[str] | None, typer.Argument(help="Recipes or 
 def diff(first: _Name, second: _Name, preset: _Preset = None) -> None:
     """Show where two recipes differ; with a preset, both are compared under it. FILE@PRESET names one side's preset."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from gcbench.recipe.loader import Value, load_recipe
 
@@ -90,7 +96,7 @@ def diff(first: _Name, second: _Name, preset: _Preset = None) -> None:
         load_recipe(name, preset=own or preset) for name, _, own in (text.partition("@") for text in (first, second))
     ]
     missing = Value("", "not set")
-    table = Table("key", first, second, "sources", title="Differences", title_justify="left")
+    table = Table(Column("key", no_wrap=True), first, second, "sources", title="Differences", title_justify="left")
     for key in dict.fromkeys([*sides[0].leaves, *sides[1].leaves]):
         left, right = (side.leaves.get(key, missing) for side in sides)
         if left.value != right.value:
