@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gcbench.protocols.jobs import PrepareJob, RoomsJob
 from gcbench.recipe.schema import RoomsRecipe
 
-Report = Callable[[dict[str, Any]], None]
+if TYPE_CHECKING:
+    from gcbench.training.loop import Report  # imports torch
 
 
 def make_rooms(job: RoomsJob, report: Report) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Shape legend: V views of a scene, H x W pixels, D teacher channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,15 @@ from gcbench.protocols.encoders import build_encoder, export_encoder
 from gcbench.protocols.jobs import PretrainJob
 from gcbench.protocols.loading import steps
 from gcbench.protocols.results import now, provenance, short_sha256
-from gcbench.protocols.semantic import Stop
 from gcbench.recipe.schema import PretrainRecipe
 from gcbench.runs.results import CurvePoint, PretrainResult
 from gcbench.runs.store import Run
 from gcbench.splatting import render
 from gcbench.structures import PointBatch, PosedViews
 from gcbench.training.checkpoint import Checkpoints
-from gcbench.training.loop import LoopSettings, StepOutput, build_accelerator, train
+from gcbench.training.loop import LoopSettings, Report, StepOutput, Stop, build_accelerator, train
 from gcbench.training.optim import build_optimizer, build_scheduler
 
-Report = Callable[[dict[str, Any]], None]
 PretrainBatch = tuple[PointBatch, list[PosedViews]]
 
 

@@ -6,8 +6,7 @@ Shape legend: N points, F feature channels, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,18 +32,8 @@ from gcbench.runs.store import Run
 from gcbench.scoring.semantic import SemanticMetrics, SemanticScorer, load_semantic_protocol
 from gcbench.structures import IGNORE_INDEX, Int64Array, LabelSet, PointBatch
 from gcbench.training.checkpoint import Checkpoints
-from gcbench.training.loop import LoopSettings, StepOutput, build_accelerator, train
+from gcbench.training.loop import LoopSettings, Report, StepOutput, Stop, build_accelerator, train
 from gcbench.training.optim import build_optimizer, build_scheduler
-
-Report = Callable[[dict[str, Any]], None]
-
-
-class Stop(Protocol):
-    """Asked by the loop whether to stop; `deferred()` holds signals back while training."""
-
-    def __call__(self) -> bool: ...
-
-    def deferred(self) -> AbstractContextManager[None]: ...
 
 
 def train_and_score(job: SemanticJob, run: Run, report: Report, stop: Stop) -> Result:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -22,6 +23,16 @@ from gcbench.recipe.schema import Run
 from gcbench.training.checkpoint import Checkpoints
 
 Batch = TypeVar("Batch")
+Report = Callable[[dict[str, Any]], None]
+"""Gets the events of a job: each a dict with the key `event`."""
+
+
+class Stop(Protocol):
+    """Asked after every step whether to stop; inside `deferred()` signals are noted instead of raised."""
+
+    def __call__(self) -> bool: ...
+
+    def deferred(self) -> AbstractContextManager[None]: ...
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ def train(
     checkpoints: Checkpoints,
     *,
     accelerator: Accelerator,
-    report: Callable[[dict[str, Any]], None],
+    report: Report,
     stop_requested: Callable[[], bool],
     evaluate: Callable[[int], Mapping[str, float]] | None = None,
 ) -> nn.Module:
