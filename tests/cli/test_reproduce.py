@@ -94,10 +94,10 @@ def pretrain_arguments(reproduced: Path, out: Path, steps: int) -> list[str | Pa
 
 
 def test_an_interrupted_pre_training_goes_on_to_the_same_bits(reproduced: Path, tmp_path: Path) -> None:
-    straight = gcbench(*pretrain_arguments(reproduced, tmp_path / "straight", 8))
+    straight = gcbench(*pretrain_arguments(reproduced, tmp_path / "straight", 12))
     assert straight.returncode == 0, straight.stderr
 
-    command = [sys.executable, "-m", "gcbench", *map(str, pretrain_arguments(reproduced, tmp_path / "cut", 8))]
+    command = [sys.executable, "-m", "gcbench", *map(str, pretrain_arguments(reproduced, tmp_path / "cut", 12))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "cut" / "log.jsonl"
     while process.poll() is None and not (log.is_file() and '"step": 2' in log.read_text()):
@@ -107,12 +107,12 @@ def test_an_interrupted_pre_training_goes_on_to_the_same_bits(reproduced: Path, 
     assert process.returncode == 130, stderr
     assert "Run the same command to go on" in stderr
 
-    resumed = gcbench(*pretrain_arguments(reproduced, tmp_path / "cut", 8))
+    resumed = gcbench(*pretrain_arguments(reproduced, tmp_path / "cut", 12))
     assert resumed.returncode == 0, resumed.stderr
     weights = [tmp_path / name / "encoder" / "model.safetensors" for name in ("straight", "cut")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines() if '"event": "step"' in line]
-    assert steps == list(range(1, 9))
+    assert steps == list(range(1, 13))
 
 
 @pytest.mark.parametrize(
