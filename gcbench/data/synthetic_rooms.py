@@ -11,8 +11,9 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -182,27 +183,33 @@ def _make_room(out: Path, plan: RoomsPlan, book: Catalogue, number: int, name: s
     room = scan_room(
         _room_type(plan, book, number), book, rng, frames=plan.frames, size=plan.frame_size or (0, 0), whole=whole
     )
-    scan = _scan_folder(out, plan, name)
-    temporary = _fresh(scan)
-    if whole:
-        write_s3dis_room(room, scan.name, temporary, rng)
-    else:
-        frames = out / "rgbd" / name
-        shutil.rmtree(frames, ignore_errors=True)
-        partial = _fresh(frames)
-        write_frames(room, partial)
-        partial.replace(frames)
-        write_scannet_scan(room, name, temporary, rng)
-    temporary.replace(scan)
+    scan, frames = _scan_folder(out, plan, name), out / "rgbd" / name
+    try:
+        with _whole_folder(scan) as folder:
+            if whole:
+                write_s3dis_room(room, scan.name, folder, rng)
+            else:
+                shutil.rmtree(frames, ignore_errors=True)
+                with _whole_folder(frames) as frames_folder:
+                    write_frames(room, frames_folder)
+                write_scannet_scan(room, name, folder, rng)
+    except BaseException:
+        shutil.rmtree(frames, ignore_errors=True)  # frames without a scan are half a room
+        raise
     return name
 
 
-def _fresh(target: Path) -> Path:
-    """An empty temporary folder beside `target`."""
+@contextmanager
+def _whole_folder(target: Path) -> Iterator[Path]:
+    """An empty temporary folder that takes `target`'s place at the end; nothing is left of it after an error."""
     temporary = target.parent / f".{target.name}.partial"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    return temporary
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _close(out: Path, plan: RoomsPlan, book: Catalogue, names: list[str]) -> None:

@@ -216,7 +216,7 @@ class _Pretraining:
                 for key, value in values.items():
                     heldout[key].append(value)
                 heldout["psnr_train"].append(
-                    self._measure(model, self._training_views(name, len(views.colors)))[1]["psnr_heldout"]
+                    self._measure(model, self._training_views(name, sample))[1]["psnr_heldout"]
                 )
                 if name == names[0]:
                     save_panel(self.run.folder / "panels" / f"step-{step:09d}.npz", name, prediction, views)
@@ -232,14 +232,13 @@ class _Pretraining:
         values = {"psnr_heldout": quality.mean(), "image": loss.image, "depth": loss.depth, "semantic": loss.semantic}
         return predictions[0], {key: float(value) for key, value in values.items()}
 
-    def _training_views(self, name: str, count: int) -> PretrainSample:
+    def _training_views(self, name: str, heldout: PretrainSample) -> PretrainSample:
+        """As many views that are trained on, evenly spaced, with the same points."""
         frames = self.dataset.frames(name)
         positions = split_frames(len(frames), self.recipe.data.holdout_every)[0]
-        chosen = [
-            positions[i] for i in np.linspace(0, len(positions) - 1, min(count, len(positions))).round().astype(int)
-        ]
-        views = load_views(frames, chosen, self.samples.view_size, np.eye(4))
-        return PretrainSample(self.samples.heldout_views(name).points, views)
+        count = min(len(heldout.views.colors), len(positions))
+        chosen = [positions[i] for i in np.linspace(0, len(positions) - 1, count).round().astype(int)]
+        return PretrainSample(heldout.points, load_views(frames, chosen, self.samples.view_size, np.eye(4)))
 
     def result(self, total: int, weights: str) -> PretrainResult:
         """The result, from the run's log."""

@@ -299,3 +299,19 @@ def test_look_is_right_handed_and_level() -> None:
     matrix = look(np.array([1.0, 2.0, 1.5]), np.pi / 2, 0.0, 0.0)
     np.testing.assert_allclose(matrix[:3, :3], [[1, 0, 0], [0, 0, 1], [0, -1, 0]], atol=1e-12)
     assert np.linalg.det(look(np.zeros(3), 0.7, -0.4, 0.1)[:3, :3]) == pytest.approx(1.0)
+
+
+def test_a_room_that_fails_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gcbench.data import room_writers
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(room_writers, "write_scannet_scan", full)
+    with pytest.raises(OSError, match="No space"):
+        generate_rooms(tmp_path / "rooms", layout="scannet", scenes=1, val=0, seed=0, workers=1, frames=2)
+    left = {
+        path.relative_to(tmp_path / "rooms").as_posix() for path in (tmp_path / "rooms").rglob("*") if path.is_file()
+    }
+    assert not any("scene0000_00" in name for name in left)
+    assert "SYNTHETIC.json" not in left
