@@ -25,6 +25,7 @@ IMPORT_NAMES = {
     "huggingface-hub": "huggingface_hub",
     "torch-scatter": "torch_scatter",
     "umap-learn": "umap",
+    "libigl": "igl",
 }
 
 

@@ -1,98 +1,96 @@
-"""Reads the aligned S3DIS release: `Area_k/<room>/Annotations/<class>_<n>.txt`, one "x y z r g b" per line.
+"""Reads S3DIS: `Area_k/<room>/Annotations/<class>_<n>.txt`, one "x y z r g b" per line, aligned or unaligned release.
 
-A file is one instance. `stairs` and names that are no class count as the label set's fallback (clutter), as in the
-reference preprocessing. The release has a stray control byte inside one number (`103.0\\x100000`): control bytes are
-dropped and reported. The release has no normals: they are estimated, and the dataset's notes say so.
+Equal to Pointcept's `preprocess_s3dis.py`: a file is one instance, files count in the order of their names as strings,
+`stairs` and names that are no class are the label set's fallback (clutter), colours lose their fraction, and rooms of
+the unaligned release are turned about their centre in float64. Known defects of the release are mended and noted (see
+`evaluation/datasets/s3dis.yaml`). The release has no normals: they come from the meshes of 2D-3D-S or are estimated.
 """
 
 from __future__ import annotations
 
-import io
-import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from gcbench.data.labels import fallback_class, load_label_set
+from gcbench.data.mesh_normals import closest_normals, crop, open_area_mesh
+from gcbench.data.s3dis_annotations import annotation_files, printable, read_annotation
+from gcbench.data.s3dis_release import Release, check_rooms, find_release, rotation
 from gcbench.errors import DataError
 from gcbench.structures import Float32Array, Float64Array, Scene
 
+__all__ = ["LABEL_SET", "MESH_NORMALS", "NORMALS_SOURCE", "Release", "RoomReading", "check_rooms", "find_release",
+           "read_annotation", "read_room", "rotation"]  # fmt: skip
+
 LABEL_SET = "s3dis"
 NORMALS_SOURCE = "estimated: PCA over the {neighbours} nearest points, towards the room's centre"
-_COLUMNS = ("x", "y", "z", "r", "g", "b")
-_CONTROL = bytes(sorted({*range(32), 127} - set(b"\t\n\r")))
+MESH_NORMALS = "2D-3D-S mesh: the closest face's"
+_FAR = 0.05  # metres: points of a room lie on its mesh, up to millimetres
 _CHUNK = 200_000
 
 
-def read_room(folder: Path, *, neighbours: int) -> tuple[Scene, list[str]]:
+@dataclass(frozen=True)
+class RoomReading:
+    """One room as read.
+
+    Attributes:
+        scene: called ``"Area_k/<room>"``.
+        notes: what a reader should know (mended bytes, names taken as the fallback class).
+        normals: where this room's normals are from.
+    """
+
+    scene: Scene
+    notes: list[str]
+    normals: str
+
+
+def read_room(folder: Path, *, neighbours: int, angle: float | None = None, mesh: Path | None = None) -> RoomReading:
     """Read one room.
 
     Args:
-        folder: ``Area_k/<room>``; the scene is called ``"Area_k/<room>"``.
+        folder: ``Area_k/<room>``.
         neighbours: points a normal is estimated from.
-
-    Returns:
-        The scene, and notes on what a reader should know (tolerated bytes, names taken as the fallback class).
+        angle: degrees the room stands at, of the unaligned release: it is turned back. None leaves it as it is, bit
+            by bit (0 would not: the reference turns such rooms, too).
+        mesh: folder of the area's mesh (`mesh_normals.cache_area_mesh`); None estimates the normals.
 
     Raises:
-        DataError: there are no annotations, or a file is empty or no table of six numbers; it is named.
+        DataError: there are no annotations, or a file is empty or no table of six numbers; it is named. A mesh is
+            given without an angle.
+        MissingExtraError: a mesh is given and libigl is not installed.
     """
-    files = sorted((folder / "Annotations").glob("*.txt"), key=_natural_order)
-    if not files:
-        raise DataError(f"{folder / 'Annotations'} has no .txt files.", "Use the release with annotations, unpacked.")
-    classes = {name: index for index, name in enumerate(load_label_set(LABEL_SET).classes)}
-    fallback = fallback_class(LABEL_SET)
-    notes: list[str] = []
-    tables, segment_of, other = [], [], set()
+    if mesh is not None and angle is None:
+        raise DataError(
+            f"{folder} is of the aligned release, and the 2D-3D-S meshes fit the unaligned one.",
+            "Use the unaligned release, or leave the meshes out.",
+        )
+    files, notes = annotation_files(folder)
+    tables = []
     for file in files:
-        table, stray = read_annotation(file)
-        if stray:
-            notes.append(f"{file.parent.parent.name}/{file.name}: {stray} control bytes dropped")
-        name = file.stem.split("_")[0]
-        if name not in classes:
-            other.add(name)
+        table, mended = read_annotation(file)
         tables.append(table)
-        segment_of.append(classes.get(name, fallback))
+        notes += [f"{folder.name}/{printable(file.name)}: {note}" for note in mended]
+    label_set = load_label_set(LABEL_SET)
+    classes = {name: index for index, name in enumerate(label_set.classes)}
+    fallback = fallback_class(LABEL_SET)
+    names = [file.name.split("_")[0] for file in files]
+    other = sorted({printable(name) for name in names if name not in classes})
     if other:
-        notes.append(f"taken as {load_label_set(LABEL_SET).classes[fallback]}: {', '.join(sorted(other))}")
+        notes.append(f"taken as {label_set.classes[fallback]}: {', '.join(other)}")
+    points = np.concatenate([table[:, :3] for table in tables])
+    coord, normal, source = _place(points, neighbours=neighbours, angle=angle, mesh=mesh, notes=notes)
     lengths = [len(table) for table in tables]
-    points = np.concatenate(tables)
-    coord = points[:, :3].astype(np.float32)
     scene = Scene(
         name=f"{folder.parent.name}/{folder.name}",
         coord=coord,
-        color=points[:, 3:].round().astype(np.uint8),
-        normal=estimate_normals(coord, neighbours=neighbours),
-        segments={LABEL_SET: np.repeat(np.array(segment_of, np.int16), lengths)},
+        color=np.concatenate([table[:, 3:] for table in tables]).astype(np.uint8),
+        normal=normal,
+        segments={LABEL_SET: np.repeat(np.array([classes.get(name, fallback) for name in names], np.int16), lengths)},
         instance=np.repeat(np.arange(len(files), dtype=np.int32), lengths),
     )
-    return scene, notes
-
-
-def read_annotation(file: Path) -> tuple[Float64Array, int]:
-    """Read one annotation file: [n, 6] (x, y, z metres, r, g, b in 0 .. 255) and the number of bytes dropped.
-
-    Raises:
-        DataError: the file is empty or no table of six numbers.
-    """
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror}).") from error
-    clean = content.translate(None, _CONTROL)
-    if not clean.strip():
-        raise DataError(f"{file} is empty.")
-    try:
-        values = np.loadtxt(io.StringIO(clean.decode("latin-1")), comments=None, ndmin=2)
-    except ValueError as error:
-        raise DataError(f"{file} is no table of numbers: {error}") from error
-    if values.shape[1] != len(_COLUMNS):
-        raise DataError(f"{file} has {values.shape[1]} columns instead of 6 ({' '.join(_COLUMNS)}).")
-    if not np.isfinite(values).all() or values[:, 3:].min() < 0 or values[:, 3:].max() > 255:
-        raise DataError(f"{file}: a number that is not finite, or a colour outside 0 .. 255.")
-    return values, len(content) - len(clean)
+    return RoomReading(scene, notes, source)
 
 
 def estimate_normals(coord: Float32Array, *, neighbours: int) -> Float32Array:
@@ -111,5 +109,32 @@ def estimate_normals(coord: Float32Array, *, neighbours: int) -> Float32Array:
     return normal
 
 
-def _natural_order(file: Path) -> list[Any]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+def _place(
+    points: Float64Array, *, neighbours: int, angle: float | None, mesh: Path | None, notes: list[str]
+) -> tuple[Float32Array, Float32Array, str]:
+    """Coordinates and normals [N, 3] in the room's final place, and where the normals are from."""
+    turn = None if angle is None else rotation(angle)
+    normals = None if mesh is None else _mesh_normals(points, mesh, notes)
+    if turn is not None:
+        center = (points.max(axis=0) + points.min(axis=0)) / 2
+        points = (points - center) @ np.transpose(turn) + center
+    coord = points.astype(np.float32)
+    if normals is None:
+        return coord, estimate_normals(coord, neighbours=neighbours), NORMALS_SOURCE.format(neighbours=neighbours)
+    if turn is not None:
+        normals = normals @ np.transpose(turn)
+    return coord, normals.astype(np.float32), MESH_NORMALS
+
+
+def _mesh_normals(points: Float64Array, folder: Path, notes: list[str]) -> Float64Array | None:
+    """Normals from the mesh; None, and a note why, where the mesh is not of this room."""
+    vertices, faces = crop(open_area_mesh(folder), points)
+    if not len(faces):
+        notes.append("the mesh has no faces in this room's place")
+        return None
+    normals, distance = closest_normals(points, vertices, faces)
+    typical = float(np.median(distance))
+    if typical > _FAR:
+        notes.append(f"the mesh does not fit this room: its points lie {typical:.2f} m from it")
+        return None
+    return normals
