@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gcbench.errors import DataError
 from gcbench.resources import resource_path
-from gcbench.structures import IGNORE_INDEX, Int16Array, LabelSet
+from gcbench.structures import IGNORE_INDEX, Int16Array, LabelSet, UInt8Array
+
+_Channel = Annotated[int, Field(ge=0, le=255)]
 
 
 class _Class(BaseModel):
@@ -19,6 +22,7 @@ class _Class(BaseModel):
     id: int
     name: str
     group: str | None = None
+    color: Annotated[list[_Channel], Field(min_length=3, max_length=3)] | None = None
 
 
 class _LabelFile(BaseModel):
@@ -26,6 +30,7 @@ class _LabelFile(BaseModel):
     name: str
     dataset: str
     source: str
+    colors: str | None = None
     fallback: str | None = None
     classes: list[_Class]
 
@@ -38,6 +43,8 @@ class _LabelFile(BaseModel):
                 raise ValueError(f"class {what} '{twice[0]}' stands twice")
         if not names:
             raise ValueError("there is no class")
+        if self.colors is not None and not all(item.color for item in self.classes):
+            raise ValueError("'colors' names a source, but a class has no color")
         if self.fallback is not None and self.fallback not in names:
             raise ValueError(f"fallback {self.fallback!r} is not one of the classes")
         return self
@@ -78,6 +85,20 @@ def fallback_class(name: str) -> int:
     if content.fallback is None:
         raise DataError(f"Label set '{name}' has no fallback class.")
     return [item.name for item in content.classes].index(content.fallback)
+
+
+def class_colors(name: str) -> UInt8Array:
+    """Customary colours of a label set's K classes: [K, 3] RGB; where they come from stands in its file.
+
+    Raises:
+        DataError: there is no such label set, its file is broken, or it gives no colours.
+    """
+    content = _read(name)
+    if content.colors is None:
+        raise DataError(
+            f"Label set '{name}' has no colours.", "Give each class a `color` and the file `colors`, a source."
+        )
+    return np.array([item.color for item in content.classes], np.uint8)
 
 
 def raw_id_lookup(label_set: LabelSet) -> Int16Array:

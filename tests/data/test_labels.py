@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gcbench.data import labels
@@ -39,6 +40,28 @@ def test_raw_id_lookup_inverts_ids_and_ignores_the_rest() -> None:
     assert (table == -1).sum() == 40 - 20  # ids 0 .. 39
 
 
+def test_colors_are_the_customary_ones_and_tell_classes_apart() -> None:
+    for name in labels.label_set_names():
+        colors = labels.class_colors(name)
+        assert colors.dtype == np.uint8
+        assert colors.shape == (len(labels.load_label_set(name)), 3)
+        assert len(np.unique(colors, axis=0)) == len(colors)
+    for name, label, color in (
+        ("scannet20", "floor", [152, 223, 138]),
+        ("scannet200", "floor", [152, 223, 138]),
+        ("scannet200", "mattress", [42, 94, 198]),
+        ("s3dis", "clutter", [50, 50, 50]),
+    ):
+        assert labels.class_colors(name)[labels.load_label_set(name).classes.index(label)].tolist() == color
+
+
+def test_a_label_set_without_colors_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.yaml").write_text("name: x\ndataset: d\nsource: s\nclasses: [{id: 1, name: a}]\n")
+    monkeypatch.setattr(labels, "resource_path", lambda *parts: tmp_path.joinpath(*parts[2:]))
+    with pytest.raises(DataError, match="'x' has no colours"):
+        labels.class_colors("x")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -49,6 +72,9 @@ def test_raw_id_lookup_inverts_ids_and_ignores_the_rest() -> None:
         ("name: x\ndataset: d\nsource: s\nclasses: [{id: one, name: a}]\n", "classes.0.id"),
         ("name: x\ndataset: d\nsource: s\ncolours: 3\nclasses: [{id: 1, name: a}]\n", "colours"),
         ("name: x\ndataset: d\nsource: s\nfallback: z\nclasses: [{id: 1, name: a}]\n", "'z' is not one"),
+        ("name: x\ndataset: d\nsource: s\nclasses: [{id: 1, name: a, color: [1, 2]}]\n", "classes.0.color"),
+        ("name: x\ndataset: d\nsource: s\nclasses: [{id: 1, name: a, color: [1, 2, 256]}]\n", "classes.0.color.2"),
+        ("name: x\ndataset: d\nsource: s\ncolors: c\nclasses: [{id: 1, name: a}]\n", "a class has no color"),
         ("name: y\ndataset: d\nsource: s\nclasses: [{id: 1, name: a}]\n", "must be 'x'"),
     ],
 )
