@@ -46,3 +46,14 @@ def write_atomic(path: Path, content: bytes | memoryview | str) -> None:
     """Write a whole file at once; text is UTF-8. Raises as `atomic_path`."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Delete what a killed process left below `folder` while writing (`atomic_path`); the number of files.
+
+    Only for a folder that no other process is writing to.
+    """
+    leftovers = list(folder.rglob(".*.part"))
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)

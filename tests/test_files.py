@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gcbench.errors import RunError
-from gcbench.files import atomic_path, write_atomic
+from gcbench.files import atomic_path, remove_leftovers, write_atomic
 
 
 def test_writes_text_and_bytes_and_makes_the_folder(tmp_path: Path) -> None:
@@ -36,3 +36,12 @@ def test_a_full_disk_is_said_in_words(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     assert isinstance(caught.value.__cause__, OSError)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "deep" / "whole", "content")
+    writing = atomic_path(tmp_path / "deep" / "half")
+    writing.__enter__().write_text("ha")  # and never leaves: killed
+    assert len(list((tmp_path / "deep").iterdir())) == 2
+    assert remove_leftovers(tmp_path) == 1
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["whole"]
