@@ -1,7 +1,6 @@
-"""Voxels and batches.
+"""Batches of voxelised scenes.
 
-Shape legend: N raw points, M voxels (one point each), B scenes. A voxel is floor(coord / grid_size), minus the scene's
-smallest voxel, so voxel coordinates are >= 0 per scene.
+Shape legend: M voxels (one point each), B scenes. Voxel coordinates are >= 0 per scene (see voxels.py).
 """
 
 from __future__ import annotations
@@ -14,25 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from gcbench.data.geometry import bounds
-from gcbench.errors import InputError
+from gcbench.data.voxels import Voxels, group, row_major
 from gcbench.structures import Float32Array, Int32Array, Int64Array, PointBatch
-
-_MAX_CELLS = 2**62
-
-
-@dataclass(frozen=True)
-class GridSample:
-    """One point per voxel.
-
-    Attributes:
-        grid_coord: [M, 3] int32 voxel coordinates, in ascending order of (x, y, z).
-        index: [M] int64, the point that stands for the voxel.
-        inverse: [N] int64, the voxel of every raw point: ``prediction[inverse]`` goes back to all points.
-    """
-
-    grid_coord: Int32Array
-    index: Int64Array
-    inverse: Int64Array
 
 
 @dataclass(frozen=True)
@@ -45,6 +27,7 @@ class PointSample:
         grid_coord: [M, 3] int32, >= 0.
         feat: [M, 6] float32: colour / 127.5 - 1, then normal.
         segment: [M] int64 class indices, -1 ignored; None without labels.
+        instance: [M] int64 instance ids as in the scene, -1 none; None without labels.
     """
 
     name: str
@@ -52,32 +35,10 @@ class PointSample:
     grid_coord: Int32Array
     feat: Float32Array
     segment: Int64Array | None = None
+    instance: Int64Array | None = None
 
     def __len__(self) -> int:
         return len(self.coord)
-
-
-def grid_sample(coord: Float32Array, grid_size: float, rng: np.random.Generator | None) -> GridSample:
-    """One point per voxel: a random one (training), or with `rng` None the first in the scene's order (evaluation).
-
-    Raises:
-        InputError: there are no points, one is not finite, or the grid would have too many cells to number.
-    """
-    if not len(coord) or not np.isfinite(coord).all():
-        raise InputError(f"Grid sampling needs finite points; got {len(coord)}, not all of them finite.")
-    voxels = np.floor(coord / np.float32(grid_size)).astype(np.int64)
-    low, high = bounds(voxels)
-    voxels -= low
-    extent = [int(size) for size in high - low + 1]
-    if extent[0] * extent[1] * extent[2] >= _MAX_CELLS or max(extent) >= 2**31:
-        raise InputError(f"A scene of {extent} voxels of {grid_size} m is too large: is its unit metres?")
-    order, starts = _groups((voxels[:, 0] * extent[1] + voxels[:, 1]) * extent[2] + voxels[:, 2])
-    counts = np.diff(starts, append=len(order))
-    inverse = np.empty(len(order), np.int64)
-    inverse[order] = np.repeat(np.arange(len(starts)), counts)
-    within = 0 if rng is None else (rng.random(len(starts)) * counts).astype(np.int64)
-    index = order[starts + within]
-    return GridSample(voxels[index].astype(np.int32), index, inverse)
 
 
 def collate(samples: Sequence[PointSample]) -> PointBatch:
@@ -94,22 +55,28 @@ def collate(samples: Sequence[PointSample]) -> PointBatch:
     )
 
 
-def mix3d(batch: PointBatch, rng: np.random.Generator) -> PointBatch:
+def mix3d(batch: PointBatch, rng: np.random.Generator, *, keep_labelled: bool = False) -> PointBatch:
     """Merge a batch's scenes in pairs, 1 with 2, 3 with 4, ...; a last odd one joins no other (Mix3D, 2021).
 
     Each scene keeps its own corner at voxel (0, 0, 0), so two scenes overlap. Where both fill a voxel, one of the two
-    points, at random, stays: a sparse tensor has one row per voxel. (The reference code leaves both rows in.)
+    points, at random, stays: a sparse tensor has one row per voxel. (The reference leaves both rows in: it only drops
+    every second offset.)
+
+    Args:
+        batch: collated scenes.
+        rng: what is drawn from.
+        keep_labelled: of two points in a voxel a labelled one stays before one that is not (limited annotations).
     """
     ends = batch.offsets.tolist()
     merged_ends = ends[1::2] + ([ends[-1]] if len(ends) % 2 else [])
-    grid_coord = batch.grid_coord.numpy().astype(np.int64)
+    grid_coord = np.asfortranarray(batch.grid_coord.numpy()).astype(np.int64)
+    labelled = batch.segment.numpy() >= 0 if keep_labelled and batch.segment is not None else None
     kept, lengths = [], []
     for start, end in zip([0, *merged_ends], merged_ends, strict=False):
         part = grid_coord[start:end]
-        extent = bounds(part)[1] + 1
-        order, starts = _groups((part[:, 0] * extent[1] + part[:, 1]) * extent[2] + part[:, 2])
-        counts = np.diff(starts, append=len(order))
-        chosen = np.sort(order[starts + (rng.random(len(starts)) * counts).astype(np.int64)])
+        voxels = Voxels(part, *group(row_major(part, (bounds(part)[1] + 1).tolist())))
+        preferred = None if labelled is None else np.flatnonzero(labelled[start:end])
+        chosen = np.sort(voxels.draw(rng, preferred))
         kept.append(chosen + start)
         lengths.append(len(chosen))
     index = torch.from_numpy(np.concatenate(kept))
@@ -123,21 +90,6 @@ def mix3d(batch: PointBatch, rng: np.random.Generator) -> PointBatch:
         segment=None if batch.segment is None else batch.segment[index],
         names=tuple("+".join(names[first : first + 2]) for first in range(0, len(names), 2)),
     )
-
-
-def _groups(key: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """Order that sorts `key` [N] stably, and where each run of equal keys starts in it."""
-    count = len(key)
-    if (int(key.max()) + 1) * count < _MAX_CELLS:  # sorting key and position in one number: 4 times faster
-        packed = np.sort(key * count + np.arange(count))
-        ordered, order = np.divmod(packed, count)
-    else:
-        order = np.argsort(key, kind="stable")
-        ordered = key[order]
-    new = np.empty(count, dtype=bool)
-    new[0] = True
-    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
-    return order, np.flatnonzero(new)
 
 
 def _joined(arrays: Sequence[NDArray[np.generic]]) -> torch.Tensor:

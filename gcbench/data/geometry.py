@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from gcbench.errors import InputError
 from gcbench.structures import Float32Array, Float64Array
 
 Axis = Literal["x", "y", "z"]
@@ -59,24 +60,51 @@ def scale_of(matrix: Float64Array) -> float:
 
 
 def move_points(matrix: Float64Array, coord: NDArray[np.floating[Any]]) -> Float32Array:
-    """Points [N, 3] -> [N, 3] float32."""
-    # einsum, not @: threads of a BLAS stall loader workers and may change the last bit
-    moved = np.einsum("ni,ji->nj", coord.astype(np.float64), matrix[:3, :3])
-    return cast(Float32Array, (moved + matrix[:3, 3]).astype(np.float32))
+    """Points [N, 3] -> [N, 3] float32, computed in float64; arrays in column order are faster and stay so."""
+    moved = np.empty_like(coord, dtype=np.float32)
+    _apply(matrix[:3], coord, np.float64, moved)
+    return moved
+
+
+def moved_center(matrix: Float64Array, coord: NDArray[np.floating[Any]]) -> Float64Array:
+    """Centre [3] of the box around the moved points [N, 3], without rounding them to float32."""
+    moved = np.empty_like(coord, dtype=np.float64)
+    _apply(matrix[:3], coord, np.float64, moved)
+    low, high = bounds(moved)
+    return cast(Float64Array, (low + high) / 2)
 
 
 def move_normals(matrix: Float64Array, normal: Float32Array) -> Float32Array:
     """Unit normals [N, 3] -> [N, 3]; undefined (zero) normals stay zero."""
-    linear = (matrix[:3, :3] / scale_of(matrix)).astype(np.float32)
-    return cast(Float32Array, np.einsum("ni,ji->nj", normal, linear))
+    moved = np.empty_like(normal)
+    _apply((matrix[:3] / scale_of(matrix)) * [1, 1, 1, 0], normal, np.float32, moved)
+    return moved
 
 
 def move_cameras(matrix: Float64Array, viewmats: Float64Array) -> Float64Array:
-    """World-to-camera [V, 4, 4] of the unmoved points -> [V, 4, 4] of the moved ones."""
+    """World-to-camera [V, 4, 4] of the unmoved points -> [V, 4, 4] of the moved ones.
+
+    Raises:
+        InputError: the matrix is no similarity, as after an anisotropic scale: pixels would not stay where they are.
+    """
     factor = scale_of(matrix)
+    if not np.allclose(matrix[:3, :3] @ matrix[:3, :3].T, factor**2 * np.eye(3), rtol=0, atol=1e-6 * factor**2):
+        raise InputError("Cameras can follow a similarity only; an anisotropic scale or a shear is none.")
     return cast(Float64Array, np.diag([factor, factor, factor, 1.0]) @ viewmats @ np.linalg.inv(matrix))
 
 
 def move_depths(matrix: Float64Array, depths: Float32Array) -> Float32Array:
     """Depths (any shape) as the moved cameras see them; 0, no measurement, stays 0."""
     return cast(Float32Array, depths * np.float32(scale_of(matrix)))
+
+
+def _apply(rows: Float64Array, coord: NDArray[Any], dtype: type[np.floating[Any]], out: NDArray[Any]) -> None:
+    """``out[:, j] = coord @ rows[j, :3] + rows[j, 3]``, computed in `dtype`."""
+    # column by column, not @: threads of a BLAS stall loader workers and may change the last bit
+    columns = [column.astype(dtype) for column in coord.T]
+    for row, target in zip(rows.astype(dtype), out.T, strict=True):
+        moved = columns[0] * row[0]
+        moved += columns[1] * row[1]
+        moved += columns[2] * row[2]
+        moved += row[3]
+        target[:] = moved

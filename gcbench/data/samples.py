@@ -8,30 +8,28 @@ Shape legend: N raw points, M voxels, V views, H x W pixels. Lengths are metres.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from gcbench.data import geometry
-from gcbench.data.batching import PointSample, collate, grid_sample, mix3d
+from gcbench.data.batching import PointSample, collate, mix3d
 from gcbench.data.frames import FrameSequence
+from gcbench.data.segmentation_points import features, labels_of, take_rows, training_points
 from gcbench.data.storage import PreparedDataset
 from gcbench.data.transforms import (
     GeometricAugmentation,
     SegmentationAugmentation,
-    augment_color,
     block_dropout,
     center_shift,
     dropout,
-    elastic_distortion,
-    jitter,
     random_similarity,
-    sphere_crop,
 )
+from gcbench.data.voxels import grid_sample, voxelize
 from gcbench.errors import DataError, InputError
-from gcbench.structures import IGNORE_INDEX, Float32Array, Float64Array, Int64Array, PointBatch, PosedViews, Scene
+from gcbench.structures import Float32Array, Float64Array, Int32Array, Int64Array, PointBatch, PosedViews, Scene
 
 _SCENE_ORDER, _SAMPLE, _MIX, _HELD_OUT = range(4)  # independent streams of one seed
 
@@ -72,9 +70,14 @@ class SegmentationSamples:
         crop_points: largest number of voxels of a sample (a sphere around a random one); None takes the scene whole.
         augmentation: all parameters of the transforms.
         seed: with k, decides everything.
+        crop_share: instead of `crop_points`, the share of a scene's voxels that stays (instance segmentation).
+        labelled: scene -> ids of the vertices whose labels are kept; all others are -1. They survive every dropout,
+            voxel, crop and mix (limited annotations). None keeps all labels.
 
     Raises:
-        DataError: there is no scene, or the dataset does not carry the label set.
+        DataError: there is no scene, the dataset does not carry the label set, or `labelled` lacks a scene or names
+            vertices that it does not have.
+        InputError: both crops are given, or the share is not in (0, 1].
     """
 
     def __init__(
@@ -87,17 +90,22 @@ class SegmentationSamples:
         crop_points: int | None,
         augmentation: SegmentationAugmentation,
         seed: int,
+        crop_share: float | None = None,
+        labelled: Mapping[str, Int64Array | Sequence[int]] | None = None,
     ) -> None:
         _check_scenes(dataset, names)
+        if crop_share is not None and (crop_points is not None or not 0 < crop_share <= 1):
+            raise InputError(f"crop_share is {crop_share}: it must be in (0, 1], and crop_points must be None.")
         if label_set not in dataset.label_sets:
             raise DataError(f"{dataset.root} has no labels '{label_set}'.", f"It has: {', '.join(dataset.label_sets)}.")
         self.dataset = dataset
         self.names = tuple(names)
         self.label_set = label_set
         self.grid_size = grid_size
-        self.crop_points = crop_points
+        self.crop = crop_points if crop_share is None else float(crop_share)
         self.augmentation = augmentation
         self.seed = seed
+        self.labelled = None if labelled is None else {name: _labelled(dataset, name, labelled) for name in names}
 
     def __len__(self) -> int:
         """Samples of one pass."""
@@ -105,32 +113,14 @@ class SegmentationSamples:
 
     def __getitem__(self, number: int) -> PointSample:
         scene = self.dataset.scene(self.names[scene_of_sample(len(self.names), self.seed, number)])
-        rng = _generator(self.seed, _SAMPLE, number)
-        augmentation = self.augmentation
-        if rng.random() < augmentation.dropout_p:
-            scene = _take(scene, dropout(len(scene), ratio=augmentation.dropout_ratio, rng=rng))
-        matrix = random_similarity(scene.coord, augmentation.geometric, rng)
-        coord = geometry.move_points(matrix, scene.coord)
-        if augmentation.jitter_sigma > 0:
-            coord = jitter(coord, sigma=augmentation.jitter_sigma, clip=augmentation.jitter_clip, rng=rng)
-        if rng.random() < augmentation.elastic_p:
-            for granularity, magnitude in augmentation.elastic:
-                coord = elastic_distortion(coord, granularity=granularity, magnitude=magnitude, rng=rng)
-        color = augment_color(scene.color.astype(np.float32), augmentation, rng)
-        voxels = grid_sample(coord, self.grid_size, rng)
-        index = voxels.index
-        chosen = np.arange(len(index))
-        if self.crop_points is not None:
-            chosen = sphere_crop(coord[index], points=self.crop_points, rng=rng)
-        chosen = rng.permutation(chosen)
-        index = index[chosen]
-        kept = coord[index]
-        return PointSample(
-            name=scene.name,
-            coord=geometry.move_points(center_shift(kept, apply_z=False), kept),
-            grid_coord=voxels.grid_coord[chosen],
-            feat=_features(color[index], geometry.move_normals(matrix, scene.normal[index])),
-            segment=_segment(scene, self.label_set, index),
+        return training_points(
+            scene,
+            label_set=self.label_set,
+            grid_size=self.grid_size,
+            crop=self.crop,
+            augmentation=self.augmentation,
+            rng=_generator(self.seed, _SAMPLE, number),
+            labelled=None if self.labelled is None else self.labelled[scene.name],
         )
 
 
@@ -152,7 +142,9 @@ class SegmentationBatches:
         first = number * self.batch_size
         batch = collate([self.samples[k] for k in range(first, first + self.batch_size)])
         rng = _generator(self.samples.seed, _MIX, number)
-        return mix3d(batch, rng) if rng.random() < self.mix3d_p else batch
+        if rng.random() >= self.mix3d_p:
+            return batch
+        return mix3d(batch, rng, keep_labelled=self.samples.labelled is not None)
 
 
 def evaluation_sample(scene: Scene, *, grid_size: float, label_set: str) -> EvaluationSample:
@@ -161,19 +153,40 @@ def evaluation_sample(scene: Scene, *, grid_size: float, label_set: str) -> Eval
     Raises:
         DataError: the scene has labels, but not those.
     """
-    if scene.segments and label_set not in scene.segments:
-        raise DataError(f"Scene '{scene.name}' has no labels '{label_set}'.", f"It has: {', '.join(scene.segments)}.")
+    _check_labels(scene, label_set)
     coord = geometry.move_points(center_shift(scene.coord, apply_z=True), scene.coord)
     voxels = grid_sample(coord, grid_size, None)
-    index = voxels.index
-    points = PointSample(
-        name=scene.name,
-        coord=coord[index],
-        grid_coord=voxels.grid_coord,
-        feat=_features(scene.color[index].astype(np.float32), scene.normal[index]),
-        segment=_segment(scene, label_set, index),
-    )
-    return EvaluationSample(points, voxels.inverse, coord, _segment(scene, label_set, np.arange(len(scene))))
+    points = _points_of(scene, coord, voxels.index, voxels.grid_coord, label_set)
+    return EvaluationSample(points, voxels.inverse, coord, labels_of(scene, label_set, np.arange(len(scene))))
+
+
+def evaluation_fragments(
+    scene: Scene, *, grid_size: float, label_set: str, matrix: Float64Array | None = None
+) -> Iterator[tuple[Int64Array, PointSample]]:
+    """The fragments of one scene, made one by one: with each the M raw points it predicts (test, "precise").
+
+    Every point is in at least one fragment (see `Voxels.fragments`); all fragments share voxels and frame.
+
+    Args:
+        scene: the scene.
+        grid_size: voxel edge, metres.
+        label_set: which labels become `segment`.
+        matrix: [4, 4], a similarity applied after the centre shift (test-time augmentation); normals turn with it.
+
+    Raises:
+        DataError: the scene has labels, but not those.
+    """
+    _check_labels(scene, label_set)
+    moved = np.eye(4) if matrix is None else matrix
+    moved = moved @ center_shift(scene.coord, apply_z=True)
+    coord = geometry.move_points(moved, np.asfortranarray(scene.coord))
+    voxels = voxelize(coord, grid_size)
+    turned = replace(scene, normal=geometry.move_normals(moved, scene.normal))
+    grid_coord = voxels.grid_coord(voxels.first())
+    for index in voxels.fragments():
+        points = _points_of(turned, coord, index, grid_coord, label_set)
+        shift = center_shift(points.coord, apply_z=False)
+        yield index, replace(points, coord=geometry.move_points(shift, points.coord))
 
 
 class PretrainSamples:
@@ -268,22 +281,22 @@ class PretrainSamples:
     def _points(
         self, scene: Scene, matrix: Float64Array, mask_ratio: float, rng: np.random.Generator | None
     ) -> PointSample:
+        kept = np.arange(len(scene))
         if mask_ratio > 0 and rng is not None:
             if self.mask_block > 0:
                 kept = block_dropout(scene.coord, ratio=mask_ratio, block_size=self.mask_block, rng=rng)
             else:
                 kept = dropout(len(scene), ratio=mask_ratio, rng=rng)
-            scene = _take(scene, kept)
-        coord = geometry.move_points(matrix, scene.coord)
-        voxels = grid_sample(coord, self.grid_size, rng)
-        chosen = np.arange(len(voxels.index)) if rng is None else rng.permutation(len(voxels.index))
-        index = voxels.index[chosen]
-        normal = geometry.move_normals(matrix, scene.normal[index])
+        coord = geometry.move_points(matrix, take_rows(scene.coord, kept))
+        voxels = voxelize(coord, self.grid_size)
+        index = voxels.first() if rng is None else rng.permutation(voxels.draw(rng))
+        source = kept[index]
+        normal = geometry.move_normals(matrix, take_rows(scene.normal, source))
         return PointSample(
             name=scene.name,
             coord=coord[index],
-            grid_coord=voxels.grid_coord[chosen],
-            feat=_features(scene.color[index].astype(np.float32), normal),
+            grid_coord=voxels.grid_coord(index),
+            feat=features(take_rows(scene.color, source).astype(np.float32), normal),
         )
 
 
@@ -341,19 +354,31 @@ def _check_scenes(dataset: PreparedDataset, names: Sequence[str]) -> None:
         dataset.point_count(name)
 
 
-def _take(scene: Scene, index: Int64Array) -> Scene:
-    segments = {label_set: values[index] for label_set, values in scene.segments.items()}
-    instance = None if scene.instance is None else scene.instance[index]
-    return Scene(scene.name, scene.coord[index], scene.color[index], scene.normal[index], segments, instance)
+def _check_labels(scene: Scene, label_set: str) -> None:
+    if scene.segments and label_set not in scene.segments:
+        raise DataError(f"Scene '{scene.name}' has no labels '{label_set}'.", f"It has: {', '.join(scene.segments)}.")
 
 
-def _features(color: Float32Array, normal: Float32Array) -> Float32Array:
-    return np.concatenate([color / np.float32(127.5) - 1, normal], axis=1, dtype=np.float32)
+def _labelled(dataset: PreparedDataset, name: str, labelled: Mapping[str, Int64Array | Sequence[int]]) -> Int64Array:
+    if name not in labelled:
+        raise DataError(f"The limited annotations have no scene '{name}'.", "Take lists made for these scenes.")
+    ids, count = np.unique(np.asarray(labelled[name], dtype=np.int64)), dataset.point_count(name)
+    if len(ids) and not 0 <= ids[0] <= ids[-1] < count:
+        raise DataError(
+            f"The limited annotations of scene '{name}' name vertices {ids[0]} to {ids[-1]}; it has {count}.",
+            "Take lists made for this release of the dataset.",
+        )
+    return ids
 
 
-def _segment(scene: Scene, label_set: str, index: Int64Array) -> Int64Array | None:
-    if not scene.segments:
-        return None
-    segment = scene.segments[label_set][index].astype(np.int64)
-    assert segment.size == 0 or segment.min() >= IGNORE_INDEX
-    return segment
+def _points_of(
+    scene: Scene, coord: Float32Array, index: Int64Array, grid_coord: Int32Array, label_set: str
+) -> PointSample:
+    return PointSample(
+        name=scene.name,
+        coord=np.ascontiguousarray(take_rows(coord, index)),
+        grid_coord=grid_coord,
+        feat=features(take_rows(scene.color, index).astype(np.float32), take_rows(scene.normal, index)),
+        segment=labels_of(scene, label_set, index),
+        instance=None if scene.instance is None else scene.instance[index].astype(np.int64),
+    )

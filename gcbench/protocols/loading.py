@@ -35,6 +35,7 @@ def steps(batches: Numbered[T_co], first: int, total: int, workers: int) -> Iter
         batch_size=None,
         num_workers=workers,
         worker_init_fn=_one_thread if workers else None,
+        generator=torch.Generator(),  # else it draws the workers' seeds, which nothing uses, from the global state
     )
     yield from loader
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcbench.data.batching import PointSample, collate, grid_sample, mix3d
-from gcbench.errors import InputError
+from gcbench.data.batching import PointSample, collate, mix3d
+from gcbench.data.voxels import grid_sample
 from gcbench.structures import Float32Array
 
 seeds = st.integers(0, 2**32 - 1)
@@ -23,48 +24,6 @@ def sample(seed: int, *, labelled: bool = True) -> PointSample:
     feat = np.random.default_rng(seed).standard_normal((len(voxels.index), 6)).astype(np.float32)
     segment = np.full(len(voxels.index), seed % 7) if labelled else None
     return PointSample(f"scene{seed}", coord[voxels.index], voxels.grid_coord, feat, segment)
-
-
-@given(seeds, st.sampled_from([0.05, 0.1, 0.3]), st.booleans())
-def test_grid_sample_keeps_one_point_of_each_voxel(seed: int, grid_size: float, random: bool) -> None:
-    coord = cloud(seed)
-    voxels = grid_sample(coord, grid_size, np.random.default_rng(seed) if random else None)
-    expected = np.floor(coord / np.float32(grid_size)).astype(int)
-    expected -= expected.min(axis=0)
-    assert voxels.grid_coord.tolist() == np.unique(expected, axis=0).tolist()  # each once, in order
-    assert (expected[voxels.index] == voxels.grid_coord).all()
-    assert (voxels.grid_coord[voxels.inverse] == expected).all()
-
-
-@given(seeds)
-def test_without_a_generator_the_first_point_stands(seed: int) -> None:
-    coord = cloud(seed)
-    voxels = grid_sample(coord, 0.2, None)
-    for voxel, index in enumerate(voxels.index):
-        assert index == np.flatnonzero(voxels.inverse == voxel)[0]
-
-
-def test_every_point_of_a_voxel_has_the_same_chance() -> None:
-    coord = np.array([[0.01, 0, 0], [0.02, 0, 0], [0.03, 0, 0], [0.04, 0, 0], [0.15, 0, 0]], np.float32)
-    rng = np.random.default_rng(0)
-    drawn = np.bincount([grid_sample(coord, 0.1, rng).index[0] for _ in range(4000)], minlength=5)
-    assert drawn[4] == 0
-    assert np.abs(drawn[:4] - 1000).max() < 5 * np.sqrt(4000 * 0.25 * 0.75)  # five standard deviations
-
-
-def test_grids_too_large_to_pack_are_sorted_the_slow_way() -> None:
-    coord = np.concatenate([cloud(0) * 1e5, cloud(0) * 1e5]).astype(np.float32)
-    voxels = grid_sample(coord, 0.1, None)
-    assert voxels.index.max() < 300  # the second copy adds nothing
-    assert (voxels.inverse[:300] == voxels.inverse[300:]).all()
-
-
-def test_points_that_cannot_be_voxelised_are_refused() -> None:
-    for coord in (np.empty((0, 3)), np.array([[0, np.nan, 0]]), np.array([[0, 0, 0], [np.inf, 0, 0]])):
-        with pytest.raises(InputError, match="finite"):
-            grid_sample(coord.astype(np.float32), 0.1, None)
-    with pytest.raises(InputError, match="metres"):
-        grid_sample(np.array([[0, 0, 0], [1e9, 1e9, 1e9]], np.float32), 0.1, None)
 
 
 def test_collate_puts_scenes_one_after_the_other() -> None:
@@ -116,3 +75,35 @@ def test_mix3d_takes_collided_voxels_from_both_scenes() -> None:
     first, second = ({tuple(voxel) for voxel in sample(seed).grid_coord} for seed in (0, 1))
     assert lost == len(first & second) > 40
     assert all(0.2 * lost < had[scene] - kept[scene] < 0.8 * lost for scene in (0, 1))
+
+
+def test_mix3d_merges_the_pairs_that_dropping_every_second_offset_merges() -> None:
+    """The reference's rule: offsets 1, 3, ... short of the last, and the last."""
+    for scenes in range(1, 8):
+        samples = [sample(index) for index in range(scenes)]
+        apart = [replace(one, grid_coord=one.grid_coord + np.int32(11 * index)) for index, one in enumerate(samples)]
+        batch = collate(apart)  # nothing collides
+        ends = batch.offsets.tolist()
+        assert mix3d(batch, np.random.default_rng(0)).offsets.tolist() == [*ends[1:-1:2], ends[-1]]
+
+
+def test_mix3d_keeps_labelled_points() -> None:
+    batch = collate([sample(seed) for seed in range(4)])
+    assert batch.segment is not None
+    rng = np.random.default_rng(0)
+    few = torch.from_numpy(np.where(rng.random(len(batch.coord)) < 0.02, batch.segment.numpy(), -1))
+    batch = replace(batch, segment=few)
+    lost = 0
+    for seed in range(5):
+        mixed = mix3d(batch, np.random.default_rng(seed), keep_labelled=True)
+        assert mixed.segment is not None
+        for pair, start in enumerate((0, int(batch.offsets[1]))):
+            part = slice(start, int(batch.offsets[2 * pair + 1]))
+            wanted = {tuple(voxel) for voxel in batch.grid_coord[part][few[part] >= 0].tolist()}
+            merged = slice(0, int(mixed.offsets[0])) if pair == 0 else slice(int(mixed.offsets[0]), None)
+            found = {tuple(voxel) for voxel in mixed.grid_coord[merged][mixed.segment[merged] >= 0].tolist()}
+            assert found == wanted
+        plain = mix3d(batch, np.random.default_rng(seed)).segment
+        assert plain is not None
+        lost += int((mixed.segment >= 0).sum() - (plain >= 0).sum())
+    assert lost > 0  # without the rule some are lost

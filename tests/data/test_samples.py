@@ -1,20 +1,24 @@
 from __future__ import annotations
 
 import pickle
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from gcbench.data import geometry
 from gcbench.data.prepare import prepare_scannet
 from gcbench.data.samples import (
     PretrainSample,
     PretrainSamples,
     SegmentationBatches,
     SegmentationSamples,
+    evaluation_fragments,
     evaluation_sample,
     scene_of_sample,
     split_frames,
@@ -22,6 +26,8 @@ from gcbench.data.samples import (
 from gcbench.data.storage import PreparedDataset
 from gcbench.data.transforms import GeometricAugmentation, SegmentationAugmentation
 from gcbench.errors import DataError, InputError
+from gcbench.protocols.loading import steps
+from gcbench.structures import Float64Array
 from tests.data.raw_folders import HEIGHT, WIDTH, write_scannet
 
 MOVED = GeometricAugmentation((-180, 180), 1.0, (-3, 3), 1.0, (0.9, 1.1), 1.0, 0.5)
@@ -98,14 +104,40 @@ def test_a_segmentation_sample_depends_on_seed_and_number_alone(dataset: Prepare
     assert any(other[k].coord.tobytes() != straight[k].coord.tobytes() for k in range(3))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 3])
 def test_workers_do_not_change_batches(dataset: PreparedDataset, workers: int) -> None:
     batches = SegmentationBatches(segmentation(dataset), batch_size=2, mix3d_p=0.5)
-    loader = DataLoader(batches, batch_size=None, sampler=range(2, 6), num_workers=workers)  # type: ignore[arg-type]
-    for number, batch in zip(range(2, 6), loader, strict=True):
-        assert batch.names == batches[number].names
-        assert torch.equal(batch.coord, batches[number].coord)
-        assert torch.equal(batch.segment, batches[number].segment)
+    alone, together = (list(steps(batches, 2, 9, count)) for count in (0, workers))
+    assert {len(batch.offsets) for batch in alone} == {1, 2}  # some mixed, some not
+    for one, other in zip(alone, together, strict=True):
+        assert one.names == other.names
+        for field in ("coord", "grid_coord", "feat", "offsets", "segment"):
+            assert getattr(one, field).numpy().tobytes() == getattr(other, field).numpy().tobytes()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_do_not_change_pretraining_samples(dataset: PreparedDataset, workers: int) -> None:
+    alone, together = (list(steps(pretraining(dataset), 1, 6, count)) for count in (0, workers))
+    for one, other in zip(alone, together, strict=True):
+        assert one.points.coord.tobytes() == other.points.coord.tobytes()
+        assert one.views.frame_ids == other.views.frame_ids
+        assert torch.equal(one.views.viewmats, other.views.viewmats)
+
+
+def test_sampling_leaves_every_global_random_state_alone(dataset: PreparedDataset) -> None:
+    batches = SegmentationBatches(segmentation(dataset), batch_size=2, mix3d_p=1.0)
+    np.random.seed(5)  # noqa: NPY002
+    before = global_states()
+    first = batches[0]
+    pretraining(dataset)[0]
+    list(steps(batches, 0, 2, 1))
+    assert global_states() == before
+    np.random.seed(6)  # noqa: NPY002
+    assert torch.equal(batches[0].coord, first.coord)
+
+
+def global_states() -> tuple[object, ...]:
+    return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()  # noqa: NPY002
 
 
 def test_mixing_follows_its_probability(dataset: PreparedDataset) -> None:
@@ -165,6 +197,131 @@ def test_an_evaluation_sample_goes_back_to_all_points(dataset: PreparedDataset) 
     assert one.points.segment.tolist() == one.segment[first].tolist()
     hidden = evaluation_sample(dataset.scene(dataset.scene_names("test")[0]), grid_size=0.3, label_set="scannet20")
     assert (hidden.segment, hidden.points.segment) == (None, None)
+
+
+@pytest.mark.parametrize("matrix", [None, geometry.scaling(0.95) @ geometry.rotation("z", np.pi / 2)])
+def test_fragments_predict_every_point(dataset: PreparedDataset, matrix: Float64Array | None) -> None:
+    scene = dataset.scene(dataset.scene_names("val")[0])
+    parts = list(evaluation_fragments(scene, grid_size=0.3, label_set="scannet20", matrix=matrix))
+    covered = np.bincount(np.concatenate([index for index, _ in parts]), minlength=len(scene))
+    assert len(covered) == len(scene)
+    assert covered.min() >= 1
+    assert len(parts) > 1
+    normal = scene.normal if matrix is None else geometry.move_normals(matrix, scene.normal)
+    for index, points in parts:
+        assert points.segment is not None
+        assert points.segment.tolist() == scene.segments["scannet20"][index].tolist()
+        assert (points.grid_coord == parts[0][1].grid_coord).all()  # one frame
+        np.testing.assert_allclose(points.feat[:, :3], scene.color[index] / 127.5 - 1, atol=1e-6)
+        np.testing.assert_allclose(points.feat[:, 3:], normal[index], atol=1e-6)
+        np.testing.assert_allclose((points.coord.min(axis=0) + points.coord.max(axis=0))[:2], 0, atol=1e-6)
+        edges = np.linalg.norm(np.diff(points.coord, axis=0), axis=1)
+        scale = 1.0 if matrix is None else 0.95
+        np.testing.assert_allclose(
+            edges, scale * np.linalg.norm(np.diff(scene.coord[index], axis=0), axis=1), rtol=1e-5
+        )
+    with pytest.raises(DataError, match="no labels 's3dis'"):
+        next(evaluation_fragments(scene, grid_size=0.3, label_set="s3dis"))
+
+
+def test_a_share_of_the_voxels_is_cropped(dataset: PreparedDataset) -> None:
+    off = SegmentationAugmentation()
+    whole = segmentation(dataset, augmentation=off, crop_points=None)[0]
+    cropped = segmentation(dataset, augmentation=off, crop_points=None, crop_share=0.8)[0]
+    assert len(cropped) == int(0.8 * len(whole))
+    for wrong in ({"crop_share": 0.5}, {"crop_points": None, "crop_share": 0.0}):
+        with pytest.raises(InputError, match="crop_share"):
+            segmentation(dataset, **wrong)
+
+
+def test_an_anisotropic_scale_leaves_normals_alone(dataset: PreparedDataset) -> None:
+    scaled = SegmentationAugmentation(scale=(0.5, 2.0), anisotropic=True)
+    one = segmentation(dataset, augmentation=scaled, crop_points=None, grid_size=0.001)[0]
+    scene = dataset.scene(one.name)
+    ratio = np.ptp(one.coord, axis=0) / np.ptp(scene.coord, axis=0)
+    assert len({round(float(value), 3) for value in ratio}) == 3
+    assert ((ratio > 0.5) & (ratio < 2)).all()
+    assert sorted(map(tuple, one.feat[:, 3:].tolist())) == sorted(map(tuple, scene.normal.tolist()))
+
+
+def test_instances_come_along(dataset: PreparedDataset) -> None:
+    one = segmentation(dataset, augmentation=SegmentationAugmentation(), crop_points=None, grid_size=0.001)[0]
+    scene = dataset.scene(one.name)
+    assert one.instance is not None
+    assert scene.instance is not None
+    both = {tuple(row) for row in np.stack([scene.instance, scene.segments["scannet20"]], axis=1).tolist()}
+    assert one.segment is not None
+    assert {tuple(row) for row in np.stack([one.instance, one.segment], axis=1).tolist()} == both
+    assert one.instance.dtype == np.int64
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 30), crop=st.sampled_from([None, 25, 60]))
+def test_labelled_points_survive_dropout_voxels_and_crop(
+    dataset: PreparedDataset, seed: int, count: int, crop: int | None
+) -> None:
+    rng = np.random.default_rng(seed)
+    heavy = replace(EVERYTHING, dropout_ratio=0.9, dropout_p=1.0, jitter_sigma=0.0, elastic_p=0.0)
+    names = dataset.scene_names("train")
+    ids = {name: rng.choice(dataset.point_count(name), count, replace=False) for name in names}
+    chosen = segmentation(dataset, augmentation=heavy, labelled=ids, seed=seed, crop_points=crop, grid_size=0.01)
+    for number in range(3):
+        one = chosen[number]
+        segment = dataset.scene(one.name).segments["scannet20"]
+        assert one.segment is not None
+        expected = segment[ids[one.name]]  # 1 cm voxels: each point in its own
+        assert sorted(one.segment[one.segment >= 0].tolist()) == sorted(expected[expected >= 0].tolist())
+        assert len(one) <= max(crop or len(segment), count)
+        if crop is None:
+            assert len(one) >= int(len(segment) * 0.1)
+
+
+def test_one_of_the_labelled_points_of_a_voxel_stays(dataset: PreparedDataset) -> None:
+    name = dataset.scene_names("train")[0]
+    segment = dataset.scene(name).segments["scannet20"]
+    named = np.flatnonzero(segment >= 0)[2::3]
+    one = evaluation_sample(dataset.scene(name), grid_size=0.5, label_set="scannet20")
+    with_label = np.unique(one.inverse[named])
+    assert len(with_label) < len(named)  # some share a voxel
+    for seed in range(5):
+        samples = SegmentationSamples(
+            dataset,
+            [name],
+            label_set="scannet20",
+            grid_size=0.5,
+            crop_points=None,
+            augmentation=SegmentationAugmentation(),
+            seed=seed,
+            labelled={name: named},
+        )
+        found = samples[0]
+        assert found.segment is not None
+        assert len(found) == len(one.points)
+        assert (found.segment >= 0).sum() == len(with_label)
+
+
+def test_limited_annotations_that_do_not_fit_are_refused(dataset: PreparedDataset) -> None:
+    names = dataset.scene_names("train")
+    with pytest.raises(DataError, match=f"no scene '{names[-1]}'"):
+        segmentation(dataset, labelled={name: np.array([0]) for name in names[:-1]})
+    for wrong in (-1, 144):
+        with pytest.raises(DataError, match=rf"scene '{names[0]}' name vertices .*; it has 144"):
+            segmentation(dataset, labelled={name: np.array([3, wrong]) for name in names})
+    repeated = dict.fromkeys(names, (7, 3, 7))
+    kept = segmentation(dataset, labelled=repeated).labelled
+    assert kept is not None
+    assert {name: ids.tolist() for name, ids in kept.items()} == {name: [3, 7] for name in names}
+
+
+def test_mixing_keeps_labelled_points(dataset: PreparedDataset) -> None:
+    ids = {name: np.arange(5, 15) for name in dataset.scene_names("train")}
+    off = SegmentationAugmentation()
+    samples = segmentation(dataset, augmentation=off, crop_points=None, labelled=ids, grid_size=0.1)
+    apart, mixed = (SegmentationBatches(samples, batch_size=2, mix3d_p=p)[0] for p in (0.0, 1.0))
+    assert apart.segment is not None
+    assert mixed.segment is not None
+    wanted = {tuple(voxel) for voxel in apart.grid_coord[apart.segment >= 0].tolist()}
+    assert {tuple(voxel) for voxel in mixed.grid_coord[mixed.segment >= 0].tolist()} == wanted
 
 
 def depth_errors(one: PretrainSample) -> np.ndarray:
