@@ -56,7 +56,7 @@ def decode_depth(content: Any, where: object) -> UInt16Array:
 def depth_values(image: Image.Image) -> UInt16Array | None:
     """[H, W] uint16 of an opened image, None where it has no single channel of 16 bits.
 
-    Pillow opens a 16-bit PNG as ``I;16`` (either byte order), and before version 11 as ``I``, 32 bits wide.
+    Depending on its version, Pillow opens a 16-bit PNG as ``I;16`` (in either byte order) or as ``I``, 32 bits wide.
     """
     if not image.mode.startswith("I"):
         return None
@@ -83,7 +83,7 @@ def resize_nearest(image: UInt16Array, size: tuple[int, int]) -> UInt16Array:
 def fit_color(content: bytes, size: tuple[int, int], where: object) -> bytes:
     """The colour image at `size`: the same bytes if it is RGB of that size, else resized by area and encoded as JPEG.
 
-    It is decoded at its full size: a JPEG decoded straight to half its size would differ by up to 25 of 255.
+    It is decoded at its full size: a JPEG decoded straight to half its size is quicker, but differs by up to 25 of 255.
 
     Raises:
         DataError: the image is broken or too large.
@@ -92,7 +92,8 @@ def fit_color(content: bytes, size: tuple[int, int], where: object) -> bytes:
         image.load()
         if image.size == size and image.mode == "RGB":
             return content
-        resized = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        resized = rgb.resize(size, Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
     resized.save(buffer, format="JPEG", quality=_JPEG_QUALITY, subsampling=_JPEG_SUBSAMPLING)
     return buffer.getvalue()
