@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from gcbench.cli.scene_options import Workers, processes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,10 +60,7 @@ def audit(
     folder: Annotated[Path, typer.Argument(help="A prepared dataset, or a raw folder to count.", metavar="DIR")],
     json_file: Json = None,
     no_hashes: Annotated[bool, typer.Option("--no-hashes", help="Do not compare hashes; the rest is checked.")] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="Processes; 0 works in this one. Default: one per core.", show_default=False),
-    ] = None,
+    workers: Workers = None,
 ) -> None:
     """Check a dataset: counts, splits, labels, normals, colours, frames, hashes. Exit code 1 if there are errors."""
     from rich.console import Console
@@ -72,9 +70,7 @@ def audit(
     from gcbench.files import write_atomic
 
     with scene_progress("Checking scenes") as step:
-        report = check(
-            folder, hashes=not no_hashes, workers=os.cpu_count() or 1 if workers is None else workers, on_scene=step
-        )
+        report = check(folder, hashes=not no_hashes, workers=processes(workers), on_scene=step)
     if json_file is not None:
         write_atomic(json_file, report.model_dump_json(indent=1) + "\n")
     _show_audit(Console(highlight=False), report)

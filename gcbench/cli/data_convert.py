@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from gcbench.cli.dataset_summary import print_summary
+from gcbench.cli.scene_options import KeepGoing, Workers, processes
 from gcbench.cli.scene_progress import scene_progress
+from gcbench.errors import DataError
 
 IMPORT_EXAMPLE = "Example: gcbench data import pointcept /data/scannet data/scannet --in-place"
 EXPORT_EXAMPLE = "Example: gcbench data export data/scannet /data/pointcept/scannet --layout pointcept"
-
-Workers = Annotated[
-    int | None, typer.Option(min=0, help="Processes; 0 works in this one. Default: one per core.", show_default=False)
-]
-KeepGoing = Annotated[
-    bool, typer.Option("--keep-going", help="Do all scenes that can be done, and list the broken ones at the end.")
-]
 
 
 class ExportLayout(str, Enum):
@@ -38,7 +33,6 @@ def import_pointcept(
     keep_going: KeepGoing = False,
 ) -> None:
     """Make a prepared dataset of ScanNet, ScanNet200 or S3DIS folders that were processed with Pointcept."""
-    from gcbench.cli.data import _summary as summary
     from gcbench.data import pointcept_transfer
 
     with scene_progress("Checking scenes" if in_place else "Importing scenes") as step:
@@ -46,14 +40,11 @@ def import_pointcept(
             root,
             out,
             in_place=in_place,
-            workers=_cores() if workers is None else workers,
+            workers=processes(workers),
             on_scene=step,
             keep_going=keep_going,
         )
-    summary(dataset)
-    if dataset.in_place is not None:
-        typer.echo(f"in place     scenes are read from {dataset.in_place}: keep that folder where it is")
-    _report_failures(dict(dataset.manifest.get("failed", {})))
+    print_summary(dataset)
 
 
 def export(
@@ -72,7 +63,7 @@ def export(
         exported = export_pointcept(
             dataset,
             out,
-            workers=_cores() if workers is None else workers,
+            workers=processes(workers),
             on_scene=step,
             keep_going=keep_going,
         )
@@ -80,17 +71,10 @@ def export(
     typer.echo(f"{len(exported.written)} scenes written to {out}{kept} ({layout.value}, {dataset.layout}).")
     for note in exported.notes:
         typer.echo(f"note: {note}")
-    _report_failures(dict(exported.failed))
+    if exported.failed:
+        from gcbench.data.scene_jobs import listing
 
-
-def _cores() -> int:
-    return os.cpu_count() or 1
-
-
-def _report_failures(failed: dict[str, str]) -> None:
-    if not failed:
-        return
-    for name, message in failed.items():
-        typer.echo(f"failed: {name}: {message}", err=True)
-    typer.echo(f"{len(failed)} scenes failed. Mend them and run the same command again.", err=True)
-    raise typer.Exit(1)
+        raise DataError(
+            f"{len(exported.failed)} scenes could not be exported:\n{listing(exported.failed)}\n",
+            "Mend them and run the same command again: the others are kept.",
+        )

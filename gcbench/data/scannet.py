@@ -118,7 +118,7 @@ def read_mesh(file: Path) -> Mesh:
     except OSError as error:
         raise _cannot_read(file, error) from error
     except (PlyParseError, ValueError, KeyError, StopIteration, OverflowError) as error:
-        raise DataError(f"{file} is not a whole triangle mesh with colours ({error!r}).", _AGAIN) from error
+        raise DataError(f"{file} is not a whole triangle mesh with colours ({_said(error)}).", _AGAIN) from error
     if not len(coord) or not np.isfinite(coord).all():
         raise DataError(f"{file} has no vertices, or a coordinate that is not finite.", _AGAIN)
     if not len(faces):
@@ -200,16 +200,22 @@ def _check_header(file: Path) -> None:
         raise ValueError("no PLY header")
     count = properties = 0
     lists: tuple[str, ...] = ()
+    what = ""
     for words in map(str.split, header.decode("ascii").split(newline[1].decode())):
         if words[:1] == ["element"]:
-            count, properties = int(words[-1]), 0
+            what, count, properties = words[1], int(words[-1]), 0
             lists = _FACE_KEYS if words[1] == "face" else ()
         elif words[:1] == ["property"]:
             properties += 1
             if words[1:2] == ["list"] and words[-1] not in lists:
                 raise ValueError(f"a list '{words[-1]}'")
         if not 0 <= count * max(properties, 1) <= size:  # a value takes at least a byte
-            raise ValueError(f"{count} elements of {properties} properties in {size} bytes")
+            raise ValueError(f"truncated: {count} x {what} do not fit into its {size} bytes")
+
+
+def _said(error: Exception) -> str:
+    """An exception's words, or its kind where it has none that help."""
+    return str(error) if isinstance(error, ValueError) and str(error) else repr(error)
 
 
 def _owners(segment_of: Int64Array, groups: Sequence[Group]) -> tuple[Int64Array, int]:
@@ -252,7 +258,7 @@ def _read_segments(file: Path) -> Int64Array:
     try:
         return _whole_numbers(_read_json(file)["segIndices"])
     except (KeyError, TypeError, OverflowError) as error:
-        raise DataError(f"{file} has no list 'segIndices' of whole numbers ({error!r}).", _AGAIN) from error
+        raise DataError(f"{file} has no list 'segIndices' of whole numbers ({_said(error)}).", _AGAIN) from error
 
 
 def _read_groups(file: Path) -> list[Group]:
@@ -263,7 +269,7 @@ def _read_groups(file: Path) -> list[Group]:
         return [_group(group) for group in groups]
     except (KeyError, TypeError, OverflowError) as error:
         raise DataError(
-            f"{file}: 'segGroups' needs id, label and segments in every group ({error!r}).", _AGAIN
+            f"{file}: 'segGroups' needs id, label and segments in every group ({_said(error)}).", _AGAIN
         ) from error
 
 

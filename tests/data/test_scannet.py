@@ -191,9 +191,9 @@ def test_a_truncated_mesh_is_named(tmp_path: Path, kept: float) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        (b"vertex 144", b"vertex 99999999999999999999", "99999999999999999999 elements of"),
-        (b"vertex 144", b"vertex 4294967296", "4294967296 elements of"),
-        (b"vertex 144", b"vertex -1", "-1 elements of"),
+        (b"vertex 144", b"vertex 99999999999999999999", "99999999999999999999 x vertex"),
+        (b"vertex 144", b"vertex 4294967296", "4294967296 x vertex"),
+        (b"vertex 144", b"vertex -1", "-1 x vertex"),
         (b"vertex 144", b"vertex 145", "not a whole"),
         (b"vertex 144", b"vertex 0", "not a whole"),
         (b"face 242", b"face 0", "no faces"),
