@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gcbench.cli import data_check, data_convert, data_subsets
+from gcbench.cli import data_check, data_convert, data_subsets, data_view
 from gcbench.cli.dataset_summary import print_summary
 from gcbench.cli.scene_options import KeepGoing, Workers, processes
 from gcbench.cli.scene_progress import scene_progress
@@ -129,6 +129,7 @@ import_app.command("pointcept", epilog=data_convert.IMPORT_EXAMPLE)(data_convert
 app.command("export", epilog=data_convert.EXPORT_EXAMPLE)(data_convert.export)
 app.command("subsets", epilog=data_subsets.EPILOG)(data_subsets.subsets)
 app.command("audit", epilog=data_check.AUDIT_EXAMPLES)(data_check.audit)
+app.command("view", epilog=data_view.EXAMPLES)(data_view.view)
 
 
 @app.command(epilog="Example: gcbench data synth rooms --scenes 24 --val 8 --seed 0 --layout scannet --frames 20")

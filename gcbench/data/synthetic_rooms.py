@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gcbench.data.room_catalogue import Catalogue, load_catalogue
+from gcbench.data.rooms.catalogue import Catalogue, load_catalogue
 from gcbench.errors import DataError, InputError
 from gcbench.files import write_atomic
 
@@ -175,8 +175,8 @@ def _scan_folder(out: Path, plan: RoomsPlan, name: str) -> Path:
 
 def _make_room(out: Path, plan: RoomsPlan, book: Catalogue, number: int, name: str) -> str:
     """Make and write one room; the scan folder is renamed in place last, so it marks the room as whole."""
-    from gcbench.data.room_scan import scan_room
-    from gcbench.data.room_writers import write_frames, write_s3dis_room, write_scannet_scan
+    from gcbench.data.rooms.scan import scan_room
+    from gcbench.data.rooms.writers import write_frames, write_s3dis_room, write_scannet_scan
 
     rng = np.random.default_rng([plan.seed, LAYOUTS.index(plan.layout), number])
     whole = plan.layout == "s3dis"
@@ -214,7 +214,7 @@ def _whole_folder(target: Path) -> Iterator[Path]:
 
 def _close(out: Path, plan: RoomsPlan, book: Catalogue, names: list[str]) -> None:
     """The label table, and last the file that marks the folder as complete and synthetic."""
-    from gcbench.data.room_writers import count_s3dis_classes, count_scannet_labels, write_label_table
+    from gcbench.data.rooms.writers import count_s3dis_classes, count_scannet_labels, write_label_table
 
     folders = [_scan_folder(out, plan, name) for name in names]
     if plan.layout == "scannet":

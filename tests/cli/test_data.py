@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gcbench.cli.data import app
+from gcbench.cli.main import main
 from gcbench.data.storage import PreparedDataset
 from gcbench.errors import InputError
 from tests.data.raw_folders import write_room, write_scannet
@@ -60,3 +61,42 @@ def test_the_module_imports_no_torch() -> None:
 def test_preparing_imports_no_torch() -> None:
     code = "import sys, gcbench.data.prepare; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_keep_going_lists_what_is_left_out_and_exits_with_1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    raw = write_scannet(tmp_path / "raw", frames=2)
+    mesh = raw / "scans" / "scene0000_00" / "scene0000_00_vh_clean_2.ply"
+    mesh.write_bytes(mesh.read_bytes()[:500])
+    words = ["data", "prepare", "scannet", str(raw), str(tmp_path / "out"), "--workers", "0"]
+    assert main(words) == 1
+    assert str(mesh) in capfd.readouterr().err
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    assert main([*words, "--keep-going"]) == 1
+    assert "1 of 4 scenes are left out" in capfd.readouterr().err
+    assert PreparedDataset.open(tmp_path / "out").scene_names("train") == ("scene0001_00",)
+
+
+def test_export_and_import_are_there_and_back(tmp_path: Path) -> None:
+    raw = write_scannet(tmp_path / "raw")
+    for words in (
+        f"data prepare scannet {raw} {tmp_path}/first --workers 0",
+        f"data export {tmp_path}/first {tmp_path}/pointcept --layout pointcept --workers 0",
+        f"data import pointcept {tmp_path}/pointcept {tmp_path}/copy --workers 0",
+        f"data import pointcept {tmp_path}/pointcept {tmp_path}/place --in-place --workers 0",
+        f"data subsets {tmp_path}/first --seed 1",
+    ):
+        assert main(words.split()) == 0, words
+    first, copy, place = (PreparedDataset.open(tmp_path / name) for name in ("first", "copy", "place"))
+    assert first.fingerprint == copy.fingerprint == place.fingerprint
+    assert len(list((tmp_path / "first" / "subsets").iterdir())) == 8
+    assert not (tmp_path / "place" / "scenes").exists()
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["plan", "prepare scannet", "prepare s3dis", "import pointcept", "export", "subsets", "audit", "view", "synth"],
+)
+def test_every_verb_has_help_with_an_example(verb: str) -> None:
+    result = run.invoke(app, [*verb.split(), "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert f"gcbench data {verb}" in result.stdout

@@ -14,10 +14,10 @@ from PIL import Image
 from plyfile import PlyData
 from scipy import ndimage
 
-from gcbench.data.room_bvh import build_hierarchy, trace
-from gcbench.data.room_camera import look
-from gcbench.data.room_catalogue import load_catalogue
-from gcbench.data.room_furnishing import furnish
+from gcbench.data.rooms.bvh import build_hierarchy, trace
+from gcbench.data.rooms.camera import look
+from gcbench.data.rooms.catalogue import load_catalogue
+from gcbench.data.rooms.furnishing import furnish
 from gcbench.data.synthetic_rooms import generate_rooms
 from gcbench.errors import DataError, InputError
 
@@ -302,12 +302,12 @@ def test_look_is_right_handed_and_level() -> None:
 
 
 def test_a_room_that_fails_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gcbench.data import room_writers
+    from gcbench.data.rooms import writers
 
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(room_writers, "write_scannet_scan", full)
+    monkeypatch.setattr(writers, "write_scannet_scan", full)
     with pytest.raises(OSError, match="No space"):
         generate_rooms(tmp_path / "rooms", layout="scannet", scenes=1, val=0, seed=0, workers=1, frames=2)
     left = {

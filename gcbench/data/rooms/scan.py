@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gcbench.data.room_bvh import Hierarchy, build_hierarchy
-from gcbench.data.room_camera import draw_intrinsic, measure_depth, photograph, walk
-from gcbench.data.room_catalogue import Catalogue
-from gcbench.data.room_furnishing import Furnishing, furnish
-from gcbench.data.room_layout import build_shell
-from gcbench.data.room_rendering import Lighting, color_vertices, light_vertices, render, seen_vertices
-from gcbench.data.room_surfaces import RoomMesh, assemble
+from gcbench.data.rooms.bvh import Hierarchy, build_hierarchy
+from gcbench.data.rooms.camera import draw_intrinsic, measure_depth, photograph, walk
+from gcbench.data.rooms.catalogue import Catalogue
+from gcbench.data.rooms.furnishing import Furnishing, furnish
+from gcbench.data.rooms.layout import build_shell
+from gcbench.data.rooms.rendering import Lighting, color_vertices, light_vertices, render, seen_vertices
+from gcbench.data.rooms.surfaces import RoomMesh, assemble
 from gcbench.structures import Float32Array, Float64Array, Int32Array, UInt8Array, UInt16Array
 
 SPACING = 0.045

@@ -17,7 +17,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from gcbench.data.room_textures import draw_material
+from gcbench.data.rooms.textures import draw_material
 from gcbench.structures import Float32Array, Float64Array, Int32Array
 
 Vector = Sequence[float]

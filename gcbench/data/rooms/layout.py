@@ -11,9 +11,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from gcbench.data.room_catalogue import Item, RoomBook, RoomType
-from gcbench.data.room_furniture import Size
-from gcbench.data.room_surfaces import Support, SurfaceBuilder
+from gcbench.data.rooms.catalogue import Item, RoomBook, RoomType
+from gcbench.data.rooms.furniture import Size
+from gcbench.data.rooms.surfaces import Support, SurfaceBuilder
 from gcbench.structures import Float64Array
 
 CELL = 0.05

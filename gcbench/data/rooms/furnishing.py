@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from gcbench.data import room_fittings, room_furniture
-from gcbench.data.room_catalogue import Catalogue, Content, RoomType
-from gcbench.data.room_furniture import Size
-from gcbench.data.room_layout import (
+from gcbench.data.rooms import fittings, furniture
+from gcbench.data.rooms.catalogue import Catalogue, Content, RoomType
+from gcbench.data.rooms.furniture import Size
+from gcbench.data.rooms.layout import (
     FloorPlan,
     Placed,
     against_wall,
@@ -19,7 +19,7 @@ from gcbench.data.room_layout import (
     pose,
     support_spot,
 )
-from gcbench.data.room_surfaces import SurfaceBuilder
+from gcbench.data.rooms.surfaces import SurfaceBuilder
 from gcbench.errors import DataError
 from gcbench.structures import Float64Array
 
@@ -46,8 +46,8 @@ class Furnishing:
         """Build the object and put it in; the floor is not marked here."""
         item = self.catalogue.furniture.items[name]
         builder = SurfaceBuilder(self.rng, self.spacing)
-        shape: Callable[[SurfaceBuilder, Size], None] | None = getattr(room_furniture, item.shape, None)
-        (shape or getattr(room_fittings, item.shape))(builder, size)
+        shape: Callable[[SurfaceBuilder, Size], None] | None = getattr(furniture, item.shape, None)
+        (shape or getattr(fittings, item.shape))(builder, size)
         thing = Placed(name, item, size, matrix, builder, wall, at)
         self.placed.append(thing)
         return thing

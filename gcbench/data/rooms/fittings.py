@@ -1,4 +1,4 @@
-"""Shapes of bathroom fittings, of what hangs on walls, and of small things. Frames and sizes as in `room_furniture`.
+"""Shapes of bathroom fittings, of what hangs on walls, and of small things. Frames and sizes as in `furniture`.
 
 Things on walls have their back at y = -depth / 2 against the wall and z = 0 at their lower edge.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from gcbench.data.room_furniture import Size
-from gcbench.data.room_surfaces import SurfaceBuilder
-from gcbench.data.room_textures import PICTURE
+from gcbench.data.rooms.furniture import Size
+from gcbench.data.rooms.surfaces import SurfaceBuilder
+from gcbench.data.rooms.textures import PICTURE
 from gcbench.structures import Float64Array
 
 

@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from gcbench.data import room_fittings, room_furniture
+from gcbench.data.rooms import fittings, furniture
 from gcbench.errors import DataError
 from gcbench.resources import resource_path
 
@@ -51,7 +51,7 @@ class Item(_Strict):
     """One kind of object.
 
     Attributes:
-        shape: name of a function of `room_furniture` or `room_fittings`.
+        shape: name of a function of `furniture` or `fittings`.
         size: ranges of width, depth and height, metres.
         label: raw category; None is never annotated.
         s3dis: its class there.
@@ -68,7 +68,7 @@ class Item(_Strict):
 
     @model_validator(mode="after")
     def _known_shape(self) -> Item:
-        if not any(callable(getattr(module, self.shape, None)) for module in (room_furniture, room_fittings)):
+        if not any(callable(getattr(module, self.shape, None)) for module in (furniture, fittings)):
             raise ValueError(f"no shape named {self.shape!r}")
         if any(low > high or low <= 0 for low, high in self.size):
             raise ValueError(f"size {self.size}: each range is [low, high] with 0 < low <= high")

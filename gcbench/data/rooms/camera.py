@@ -14,8 +14,8 @@ from PIL import Image
 from scipy import ndimage, sparse
 from scipy.sparse import csgraph
 
-from gcbench.data.room_bvh import Hierarchy, trace
-from gcbench.data.room_layout import CELL, BoolArray, FloorPlan
+from gcbench.data.rooms.bvh import Hierarchy, trace
+from gcbench.data.rooms.layout import CELL, BoolArray, FloorPlan
 from gcbench.structures import Float32Array, Float64Array, UInt16Array
 
 _FIELD_OF_VIEW = (60.0, 70.0)  # degrees, horizontal

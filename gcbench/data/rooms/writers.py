@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gcbench.data.room_catalogue import Catalogue
-from gcbench.data.room_scan import ScannedRoom
+from gcbench.data.rooms.catalogue import Catalogue
+from gcbench.data.rooms.scan import ScannedRoom
 from gcbench.structures import Float64Array, Int64Array
 
 _FRAME_STEP = 10

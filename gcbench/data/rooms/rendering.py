@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from gcbench.data.room_bvh import Hierarchy, trace
-from gcbench.data.room_surfaces import RoomMesh
-from gcbench.data.room_textures import hash01, texture
+from gcbench.data.rooms.bvh import Hierarchy, trace
+from gcbench.data.rooms.surfaces import RoomMesh
+from gcbench.data.rooms.textures import hash01, texture
 from gcbench.structures import Float32Array, Float64Array, UInt8Array
 
 

@@ -1,6 +1,6 @@
 """Shapes of furniture. Each function fills a builder with one object of the given size (width, depth, height), metres.
 
-The object's back is at y = -depth / 2, its front at y = +depth / 2, its foot at z = 0 (see `room_surfaces`).
+The object's back is at y = -depth / 2, its front at y = +depth / 2, its foot at z = 0 (see `surfaces`).
 Which class has which shape, and its sizes, is data: `recipes/rooms/furniture.yaml`.
 """
 
@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from gcbench.data.room_surfaces import SurfaceBuilder
+from gcbench.data.rooms.surfaces import SurfaceBuilder
 
 Size = tuple[float, float, float]
 

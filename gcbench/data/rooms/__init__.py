@@ -1,0 +1,1 @@
+"""What synthetic rooms are made of: layout, furniture, surfaces, cameras, rendering, scanning, raw files."""
