@@ -43,6 +43,12 @@ class RunError(GcbenchError, RuntimeError):
     """A job failed, or a run folder is not usable."""
 
 
+class DiskFullError(RunError):
+    """A file could not be written: no space is left."""
+
+    exit_code = 74  # EX_IOERR of sysexits.h
+
+
 class MissingExtraError(GcbenchError, ImportError):
     """An optional library is not installed."""
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gcbench.errors import RunError
+from gcbench.errors import DiskFullError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -21,7 +21,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     On any error the old file stays as it was and nothing else is left.
 
     Raises:
-        RunError: the disk is full.
+        DiskFullError: the disk is full.
         OSError: any other failure of writing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         if error.errno in _DISK_FULL:
-            raise RunError(
+            raise DiskFullError(
                 f"The disk is full: {path} could not be written.",
                 "Free some space, then run the same command again: what is finished is kept.",
             ) from error

@@ -176,22 +176,9 @@ def _viewed(scene: Scene, source: str, *, synthetic: bool = False, cameras: Floa
 
 def _cameras(dataset: PreparedDataset, name: str) -> Float64Array:
     """The frustums of a scene's frames; no image is decoded."""
-    import numpy as np
-
-    from gcbench.data.arrow_files import read_table
     from gcbench.reporting.scene_view import frustums
 
-    frames = dataset.frames(name)
-    count = len(frames)  # checks what kind of file it is
-    table = read_table(frames.path)[0]
-    poses, intrinsics = (table[column].to_pylist() for column in ("camera_to_world", "intrinsic"))
-    if {len(pose) for pose in poses} != {16} or {len(intrinsic) for intrinsic in intrinsics} != {9}:
-        raise DataError(f"{frames.path} is broken: its sizes contradict each other.", "Prepare the dataset again.")
-    return frustums(
-        np.array(poses, np.float64).reshape(count, 4, 4),
-        np.array(intrinsics, np.float64).reshape(count, 3, 3),
-        np.array([table[side].to_pylist() for side in ("width", "height")]).T,
-    )
+    return frustums(*dataset.frames(name).cameras())
 
 
 def _close(wanted: str, known: Sequence[str]) -> str:

@@ -21,10 +21,10 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from gcbench.data.arrow_files import read_table
+from gcbench.data.arrow_files import read_table, view
 from gcbench.data.frame_images import decode_color, decode_depth, encode_depth, fit_color, resize_nearest
 from gcbench.errors import DataError, InputError
-from gcbench.structures import Float64Array, Frame, UInt16Array
+from gcbench.structures import Float64Array, Frame, Int32Array, UInt16Array
 
 _RIGID_TOLERANCE = 0.02
 _LARGEST_FOCAL = 1e6  # pixels
@@ -272,6 +272,22 @@ class FrameSequence:
         """The frame at (width, height): colour by area, depth by nearest pixel, intrinsics to match."""
         return self._decode(position, size)
 
+    def cameras(self) -> tuple[Float64Array, Float64Array, Int32Array]:
+        """camera_to_world [V, 4, 4], intrinsics [V, 3, 3] and (width, height) [V, 2] of all frames; decodes no image.
+
+        Raises:
+            DataError: a matrix has another size.
+        """
+        rows, count = self._rows(), len(self)
+        poses, intrinsics = (rows[name].combine_chunks() for name in ("camera_to_world", "intrinsic"))
+        for matrices, size in ((poses, 16), (intrinsics, 9)):
+            if any(len(matrix) != size for matrix in matrices):
+                raise DataError(
+                    f"{self.path} is broken: its sizes contradict each other.", "Prepare the dataset again."
+                )
+        sizes = np.stack([view(rows[name].combine_chunks()) for name in ("width", "height")], axis=1)
+        return view(poses.flatten()).reshape(count, 4, 4), view(intrinsics.flatten()).reshape(count, 3, 3), sizes
+
     def _rows(self) -> Any:
         if self._table is None:
             table = read_table(self.path)[0]
@@ -287,7 +303,7 @@ class FrameSequence:
         full = (row["width"].as_py(), row["height"].as_py())
         where = f"{self.path}, frame {row['index'].as_py()}"
         depth = decode_depth(row["depth"].as_buffer(), where)
-        pose, intrinsic = row["camera_to_world"].values.to_numpy(), row["intrinsic"].values.to_numpy()
+        pose, intrinsic = view(row["camera_to_world"].values), view(row["intrinsic"].values)
         if depth.shape != full[::-1] or len(pose) != 16 or len(intrinsic) != 9:
             raise DataError(f"{where} is broken: its sizes contradict each other.", "Prepare the dataset again.")
         size = size or full

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gcbench.data.facts import read_facts
 from gcbench.errors import DataError
 from gcbench.resources import resource_path
 from gcbench.structures import IGNORE_INDEX, Int16Array, LabelSet, UInt8Array
@@ -116,14 +116,7 @@ def _read(name: str) -> _LabelFile:
 
 @cache
 def _parse(path: Path) -> _LabelFile:
-    try:
-        content = _LabelFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise DataError(f"{path} is not YAML: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "file"
-        raise DataError(f"{path}: '{key}': {first['msg']}.") from error
+    content = read_facts(path, _LabelFile)
     if content.name != path.stem:
         raise DataError(f"{path}: 'name' is '{content.name}', it must be '{path.stem}' as the file is called.")
     return content

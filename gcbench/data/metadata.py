@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gcbench.data.facts import read_facts
 from gcbench.errors import DataError
 from gcbench.resources import resource_path
 
@@ -229,11 +229,4 @@ def _facts(dataset: str) -> _SplitFacts:
 
 @cache
 def _parse(path: Path) -> _SplitFacts:
-    try:
-        return _SplitFacts.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise DataError(f"{path} is not YAML: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "file"
-        raise DataError(f"{path}: '{key}': {first['msg']}.") from error
+    return read_facts(path, _SplitFacts)

@@ -11,10 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gcbench.errors import DataError
+from gcbench.data.facts import read_facts
 from gcbench.resources import resource_path
 
 Makes = Literal["points", "frames"]
@@ -145,11 +144,4 @@ def _number(value: float) -> str:
 
 @cache
 def _parse(path: Path) -> DatasetPlan:
-    try:
-        return DatasetPlan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))["plan"])
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise DataError(f"{path} has no readable key 'plan' ({error!r}).") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "plan"
-        raise DataError(f"{path}: 'plan.{key}': {first['msg']}.") from error
+    return read_facts(path, DatasetPlan, "plan")

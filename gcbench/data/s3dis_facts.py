@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from functools import cache
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from gcbench.data.facts import read_facts
 from gcbench.resources import resource_path
 from gcbench.structures import Float64Array
 
@@ -67,5 +67,4 @@ class S3DISFacts(_Facts):
 @cache
 def s3dis_facts() -> S3DISFacts:
     """The facts that come with the package."""
-    path = resource_path("evaluation", "datasets", "s3dis.yaml")
-    return S3DISFacts.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return read_facts(resource_path("evaluation", "datasets", "s3dis.yaml"), S3DISFacts)

@@ -24,7 +24,16 @@ from gcbench import __version__
 from gcbench.errors import DataError, InputError
 from gcbench.files import atomic_path
 from gcbench.resources import resource_path
-from gcbench.structures import IGNORE_INDEX, Float64Array, Int16Array, Int64Array, LabelSet, Scene, UInt8Array
+from gcbench.structures import (
+    IGNORE_INDEX,
+    Float64Array,
+    Int16Array,
+    Int32Array,
+    Int64Array,
+    LabelSet,
+    Scene,
+    UInt8Array,
+)
 
 COLOUR, NORMALS, INSTANCES = "colour", "normals", "instances"
 MAX_POINTS = 300_000
@@ -161,7 +170,7 @@ def even_sample(count: int, wanted: int, seed: int = 0) -> Int64Array:
 
 
 def frustums(
-    camera_to_world: Float64Array, intrinsics: Float64Array, sizes: Int64Array, depth: float = 0.2
+    camera_to_world: Float64Array, intrinsics: Float64Array, sizes: Int32Array, depth: float = 0.2
 ) -> Float64Array:
     """Camera centres and the corners of their images at `depth` metres: [V, 5, 3].
 

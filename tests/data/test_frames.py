@@ -353,3 +353,13 @@ def test_a_damaged_export_is_named(tmp_path: Path, damage, named: str) -> None: 
     damage(tmp_path)
     with pytest.raises(DataError, match=named):
         read_exported_frames(tmp_path)
+
+
+def test_cameras_are_those_of_the_frames(tmp_path: Path) -> None:
+    write_frames(tmp_path, count=3)
+    frames = stored(tmp_path)
+    poses, intrinsics, sizes = frames.cameras()
+    for position, frame in enumerate(frames):
+        assert np.array_equal(poses[position], frame.camera_to_world)
+        assert np.array_equal(intrinsics[position], frame.intrinsic)
+        assert tuple(sizes[position]) == frame.color.shape[1::-1]
