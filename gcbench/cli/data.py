@@ -15,7 +15,9 @@ from gcbench.cli.scene_progress import scene_progress
 from gcbench.errors import InputError
 
 app = typer.Typer(
-    help="Plan, prepare, import, check and look at datasets; generate synthetic rooms.", no_args_is_help=True
+    help="Plan, prepare, import, check and look at datasets; generate synthetic rooms.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 prepare_app = typer.Typer(help="Turn a raw dataset into a prepared one.", no_args_is_help=True)
 import_app = typer.Typer(help="Take over a dataset that was processed elsewhere.", no_args_is_help=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gcbench.reporting.render import Figure
     from gcbench.runs.store import Run
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 _EPILOG = """Examples:
 
