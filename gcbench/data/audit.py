@@ -125,7 +125,7 @@ def audit(folder: Path, *, hashes: bool = True, workers: int = 0, on_scene: OnSc
     names = sorted(dataset.manifest["scenes"])
     classes = label_set_sizes(dataset.label_sets)
     jobs = [SceneAudit(folder, name, classes, hashes) for name in names]
-    done, _ = run_jobs(jobs, workers, on_scene, False) if jobs else ({}, {})
+    done, _ = run_jobs(None, jobs, workers, on_scene, False) if jobs else ({}, {})
     facts = {name: SceneFacts.model_validate(done[name]) for name in names}
     labels = [_label_report(dataset, name, facts) for name in dataset.label_sets]
     absent = {label_set.name: label_set.absent for label_set in labels}

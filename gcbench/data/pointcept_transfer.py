@@ -252,7 +252,7 @@ def export_pointcept(
     with alone_in(out):
         if dataset.synthetic:  # generated rooms stay marked, whoever imports them
             write_atomic(out / SYNTHETIC_MARK, json.dumps(dataset.manifest.get("synthetic_rooms")) + "\n")
-        entries, failed = run_jobs(jobs, workers, on_scene, keep_going)
+        entries, failed = run_jobs(out, jobs, workers, on_scene, keep_going)
     frames = sum(dataset.frame_count(name) for name in dataset.manifest["scenes"])
     return Exported(
         written=tuple(name for name, entry in entries.items() if entry["written"]),

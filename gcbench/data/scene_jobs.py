@@ -6,15 +6,17 @@ to the byte. `dataset.json` is written last: without it the dataset does not cou
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -27,6 +29,8 @@ OnScene = Callable[[str, int, int], None]
 
 _SHOWN = 10
 _LOCK = ".prepare.lock"
+_WORKING = ".working.lock"  # every worker process holds it, shared, as long as it lives
+_PATIENCE = 30.0  # seconds to wait for the workers of a run that was killed
 
 
 class SceneJob(Protocol):
@@ -76,7 +80,7 @@ def build_dataset(
     with alone_in(out):
         (out / MANIFEST).unlink(missing_ok=True)
         remove_leftovers(out)
-        entries, failed = run_jobs(jobs, workers, on_scene, keep_going)
+        entries, failed = run_jobs(out, jobs, workers, on_scene, keep_going)
         if not entries:
             raise DataError(f"None of {len(jobs)} scenes could be prepared:\n{listing(failed)}")
         whole = {split: [name for name in names if name in entries] for split, names in splits.items()}
@@ -130,23 +134,48 @@ def alone_in(out: Path) -> Iterator[None]:
             f"Another process is preparing a dataset in {out}.", "Wait for it, or choose another folder."
         ) from error
     try:
+        _wait_for_orphans(out / _WORKING)
         yield
     finally:
-        (out / _LOCK).unlink(missing_ok=True)
+        for name in (_WORKING, _LOCK):
+            (out / name).unlink(missing_ok=True)
         lock.release()
 
 
+def _wait_for_orphans(working: Path) -> None:
+    """Wait until no worker of an earlier, killed run is left: it could still put a file into the folder."""
+    end = time.monotonic() + _PATIENCE
+    with working.open("a+") as stream:
+        while not _lock_exclusive(stream):
+            if time.monotonic() > end:
+                raise RunError(
+                    f"A worker process of an earlier run still writes to {working.parent}.",
+                    "End it, or choose another folder.",
+                )
+            time.sleep(0.05)
+
+
+def _lock_exclusive(stream: IO[str]) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def run_jobs(
-    jobs: Sequence[SceneJob], workers: int, on_scene: OnScene | None, keep_going: bool
+    out: Path | None, jobs: Sequence[SceneJob], workers: int, on_scene: OnScene | None, keep_going: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """What each job returned, and with `keep_going` the messages of broken scenes; both ordered by name.
+
+    To be called within `alone_in(out)`, or with None for jobs that only read.
 
     Raises:
         DataError: a scene is broken, without `keep_going`. Any other error stops at once as well.
     """
     entries: dict[str, Any] = {}
     failed: dict[str, str] = {}
-    for done, (name, result) in enumerate(_results(jobs, workers), start=1):
+    for done, (name, result) in enumerate(_results(out, jobs, workers), start=1):
         if isinstance(result, DataError):
             if not keep_going:
                 raise DataError(
@@ -162,14 +191,19 @@ def run_jobs(
     return dict(sorted(entries.items())), dict(sorted(failed.items()))
 
 
-def _results(jobs: Sequence[SceneJob], workers: int) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
+def _results(
+    out: Path | None, jobs: Sequence[SceneJob], workers: int
+) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
     if workers <= 0:
         for job in jobs:
             yield job.name, _work(job)
         return
     # spawned, not forked: a forked child of a process with running threads can hang
     context = get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_end_with_parent) as pool:
+    working = None if out is None else out / _WORKING
+    with ProcessPoolExecutor(
+        min(workers, len(jobs)), mp_context=context, initializer=_begin_worker, initargs=(working,)
+    ) as pool:
         futures: dict[Future[dict[str, Any] | DataError], str] = {pool.submit(_work, job): job.name for job in jobs}
         try:
             for future in as_completed(futures):
@@ -189,13 +223,22 @@ def _work(job: SceneJob) -> dict[str, Any] | DataError:
         return error
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed ends too, instead of waiting for work for ever."""
+def _begin_worker(working: Path | None) -> None:
+    """Hold the workers' lock, and end when the parent is killed instead of waiting for work for ever."""
     parent = parent_process()
     assert parent is not None
 
     def wait() -> None:
         parent.join()
+        os._exit(1)  # the lock is held until now
+
+    if working is not None and parent.is_alive():  # else no lock file is made anew
+        stream = working.open("a+")
+        fcntl.flock(stream, fcntl.LOCK_SH)
+        _HELD.append(stream)
+    threading.Thread(target=wait, daemon=True).start()
+    if not parent.is_alive():  # the next run may be past waiting for this process
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+
+_HELD: list[IO[str]] = []  # keeps the lock until the process ends
