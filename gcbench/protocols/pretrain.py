@@ -18,8 +18,6 @@ from gcbench.data.samples import PretrainSample, PretrainSamples, load_views, sp
 from gcbench.data.storage import PreparedDataset
 from gcbench.data.transforms import GeometricAugmentation
 from gcbench.files import atomic_path
-from gcbench.models.dense_volume import DenseVolume
-from gcbench.models.gaussian_heads import GaussianHeads
 from gcbench.models.pretrainer import Pretrainer, ScenePrediction
 from gcbench.models.sparse_unet import SparseUNet, batch_statistics
 from gcbench.models.teachers import ClassicalTeacher, Teacher
@@ -27,11 +25,11 @@ from gcbench.objectives.pretraining import LossWeights, pretraining_loss, psnr
 from gcbench.protocols.encoders import build_encoder, export_encoder
 from gcbench.protocols.jobs import PretrainJob
 from gcbench.protocols.loading import steps
+from gcbench.protocols.pretraining_model import build_pretrainer
 from gcbench.protocols.results import now, provenance, short_sha256
 from gcbench.recipe.schema import PretrainRecipe
 from gcbench.runs.results import CurvePoint, PretrainResult
 from gcbench.runs.store import Run
-from gcbench.splatting import render
 from gcbench.structures import PointBatch, PosedViews
 from gcbench.training.checkpoint import Checkpoints
 from gcbench.training.loop import LoopSettings, Report, StepOutput, Stop, build_accelerator, train
@@ -55,44 +53,6 @@ class PretrainBatches:
 def join(samples: Sequence[PretrainSample]) -> PretrainBatch:
     """Samples of several scenes as one batch."""
     return collate([sample.points for sample in samples]), [sample.views for sample in samples]
-
-
-def build_pretrainer(recipe: PretrainRecipe, encoder: SparseUNet, teacher: Teacher) -> Pretrainer:
-    """The model of a recipe (Eq. 5-16)."""
-    volume = DenseVolume(
-        encoder.out_channels,
-        recipe.volume.grid,
-        recipe.volume.dense_channels,
-        scatter=recipe.volume.scatter,
-        crop=recipe.volume.crop,
-        margin=recipe.volume.margin,
-        norm=recipe.volume.norm,
-        checkpointing=recipe.volume.checkpoint,
-    )
-    gaussians = recipe.gaussians
-    heads = GaussianHeads(
-        recipe.volume.dense_channels[-1],
-        gaussians.feature_channels,
-        gaussians.hidden,
-        volume.edges,
-        threshold=gaussians.opacity_threshold,
-        min_kept=gaussians.min_kept,
-        opacity_prior=gaussians.opacity_prior,
-        prior_logit=gaussians.opacity_prior_logit,
-        scale_start=gaussians.scale_start,
-        scale_limit=gaussians.scale_max,
-        offset_range=gaussians.offset_range,
-        offsets=gaussians.offsets,
-    )
-    return Pretrainer(
-        encoder,
-        volume,
-        heads,
-        render,
-        feature_channels=gaussians.feature_channels,
-        teacher_channels=teacher.dim,
-        background=recipe.losses.background,
-    )
 
 
 def pretrain(job: PretrainJob, run: Run, report: Report, stop: Stop) -> PretrainResult:
@@ -130,7 +90,7 @@ class _Pretraining:
         torch.manual_seed(job.seed)
         self.teacher: Teacher = ClassicalTeacher(recipe.teacher.rows)
         self.weights = LossWeights(recipe.losses.image, recipe.losses.depth, recipe.losses.semantic)
-        self.model = build_pretrainer(recipe, build_encoder(recipe.encoder), self.teacher)
+        self.model = build_pretrainer(recipe, build_encoder(recipe.encoder), self.teacher.dim)
 
     def run_to_end(self) -> PretrainResult:
         """Train, export, and put the result together from the log."""

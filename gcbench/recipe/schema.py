@@ -118,10 +118,13 @@ class Volume(Section):
     """Unit cube, voxels, scatter and the dense 3D network (Eq. 6-8).
 
     Attributes:
+        anchors: `voxels` of the unit cube, or the input `points` themselves in metres ("without cuboid normalisation",
+            Figure 3): then none of the values below is used, and an edge is the sampling's grid size.
         grid: (X, Y, Z) voxels of the whole cube; three equal numbers make cubic voxels.
         dense_channels: outputs of the 3 x 3 x 3 convolutions; the last is d_o.
     """
 
+    anchors: Literal["voxels", "points"]
     grid: tuple[Count, Count, Count]
     scatter: Literal["mean", "sum"]
     crop: bool
@@ -147,24 +150,46 @@ class GaussianHeads(Section):
 
 
 class Teacher(Section):
-    """The frozen 2D model whose features are distilled (Eq. 16).
+    """The frozen 2D model whose features are distilled (Eq. 16). Not loaded where the semantic loss has no weight.
 
     Attributes:
-        name: `classical`, dense classical 2D descriptors that need no download.
-        rows: rows of its grid of cells; columns follow from the aspect ratio.
+        name: `radio`, `dinov2` or `clip` (through transformers), or `classical`: dense classical 2D descriptors that
+            need no download.
+        model: an id on the Hugging Face Hub, or a local folder; null for `classical`.
+        revision: a commit or tag on the Hub; null for a folder and for `classical`.
+        rows: rows of its grid of cells, or patches: photos are resized to so many; columns follow from the aspect
+            ratio.
+        precision: of its forward pass.
+        cache_gb: keep its features on disk, at half precision and at most so many GB; null computes them every time.
     """
 
-    name: Literal["classical"]
+    name: Literal["radio", "dinov2", "clip", "classical"]
+    model: str | None
+    revision: str | None
     rows: Count
+    precision: Literal["no", "bf16", "fp16"]
+    cache_gb: Positive | None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Teacher:
+        if (self.name == "classical") != (self.model is None):
+            raise ValueError("name: classical takes model: null; every other teacher needs a model")
+        return self
 
 
 class PretrainLosses(Section):
-    """Weights of Eq. 20, and the background the views are rendered on."""
+    """Weights of Eq. 20, and the background the views are rendered on. A weight of 0 leaves a target out (Table 5)."""
 
     image: NonNegative
     depth: NonNegative
     semantic: NonNegative
     background: Literal["black", "mean"]
+
+    @model_validator(mode="after")
+    def _some_target(self) -> PretrainLosses:
+        if not self.image + self.depth + self.semantic:
+            raise ValueError("one of image, depth and semantic needs a weight above 0")
+        return self
 
 
 class PretrainRecipe(Section):

@@ -13,7 +13,7 @@ from gcbench.errors import DataError
 from gcbench.models.teachers import ClassicalTeacher
 from gcbench.protocols.encoders import build_encoder, export_encoder, load_encoder
 from gcbench.protocols.loading import steps
-from gcbench.protocols.pretrain import build_pretrainer
+from gcbench.protocols.pretraining_model import build_pretrainer
 from gcbench.protocols.semantic import nearest_voxel
 from gcbench.recipe.loader import load_recipe
 from gcbench.recipe.schema import Encoder, PretrainRecipe
@@ -29,7 +29,7 @@ def pretrain_recipe(preset: str | None) -> PretrainRecipe:
 def test_the_recipe_builds_its_model(preset: str | None, parameters: int | None) -> None:
     recipe = pretrain_recipe(preset)
     encoder = build_encoder(recipe.encoder)
-    model = build_pretrainer(recipe, encoder, ClassicalTeacher(recipe.teacher.rows))
+    model = build_pretrainer(recipe, encoder, ClassicalTeacher(recipe.teacher.rows).dim)
     assert encoder.out_channels == 96
     assert model.volume.out_channels == recipe.volume.dense_channels[-1]
     if parameters is not None:
