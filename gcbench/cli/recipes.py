@@ -27,10 +27,10 @@ def list_recipes() -> None:
     from gcbench.recipe.loader import load_recipe, preset_names, recipe_names
     from gcbench.recipe.tables import load_table, table_names
 
-    table = Table("recipe", "what it is", "values", "hash", title="Recipes", title_justify="left")
+    table = Table(Column("recipe", no_wrap=True), "what it is", "hash", title="Recipes", title_justify="left")
     for name in recipe_names():
         loaded = load_recipe(name)
-        table.add_row(name, loaded.recipe.title, str(len(loaded.leaves)), loaded.hash)
+        table.add_row(name, loaded.recipe.title, loaded.hash)
     tables = Table("table", "what it is", "rows", "columns", title="Tables", title_justify="left")
     for name in table_names():
         definition = load_table(name)

@@ -21,7 +21,7 @@ from gcbench.recipe.schema import RECIPE_KINDS, Recipe
 from gcbench.resources import resource_path
 
 SOURCES = ("paper:", "official:", "assumed:", "preset:", "override:")
-_HEADER = ("kind", "title", "extends", "values")
+_HEADER = ("kind", "title", "extends", "ablation", "values")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PROBE_SECTION = "linear-probe"
 
@@ -84,6 +84,9 @@ def load_recipe(
 ) -> LoadedRecipe:
     """Load and validate a recipe. Later layers win: extended recipe, recipe, table row, preset, overrides.
 
+    A recipe with the key `ablation` (the table or figure it stands for) keeps its own values under a preset: they are
+    what it is about.
+
     Args:
         name: a name from `recipe_names`, or the path of a YAML file.
         row: what a row of a table changes (dotted key -> value), e.g. `probe.frozen`.
@@ -96,7 +99,7 @@ def load_recipe(
     """
     path = _find(name)
     document = _read(path)
-    leaves = _own_leaves(path, document)
+    own = leaves = _own_leaves(path, document)
     if document.get("extends"):
         base_path = _find(str(document["extends"]))
         base = _read(base_path)
@@ -116,6 +119,8 @@ def load_recipe(
         leaves.update(_preset_leaves(preset, kind))
         if leaves.get("probe.frozen", Value(False, "")).value is True:
             leaves.update(_preset_leaves(preset, _PROBE_SECTION))
+        if document.get("ablation"):
+            leaves.update(own)
     for override in overrides:
         key, leaf = _parse_override(override)
         leaves[key] = leaf

@@ -57,6 +57,32 @@ def test_extends_keeps_what_is_not_changed(tmp_path: Path) -> None:
     assert mine.hash != base.hash
 
 
+ABLATIONS = {
+    "targets-image": {"losses.depth": 0.0, "losses.semantic": 0.0},
+    "targets-image-depth": {"losses.semantic": 0.0},
+    "targets-image-semantic": {"losses.depth": 0.0},
+    "opacity-0.1": {"gaussians.opacity_threshold": 0.1},
+    "opacity-0.5": {"gaussians.opacity_threshold": 0.5},
+    "opacity-0.7": {"gaussians.opacity_threshold": 0.7},
+    "views-2": {"data.views": 2},
+    "views-8": {"data.views": 8},
+    "mask-10": {"data.mask_ratio": 0.1},
+    "mask-30": {"data.mask_ratio": 0.3},
+    "mask-70": {"data.mask_ratio": 0.7},
+    "mask-90": {"data.mask_ratio": 0.9},
+    "without-cuboid": {"volume.anchors": "points"},
+    "without-offsets": {"gaussians.offsets": False},
+}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize("preset", [None, *preset_names()])
+def test_an_ablation_changes_only_what_it_is_about_under_every_preset(name: str, preset: str | None) -> None:
+    full, ablated = (load_recipe(f"pretrain/{n}", preset=preset).leaves for n in ("gaussiancross", name))
+    changed = {key: ablated[key].value for key in full if full[key].value != ablated[key].value}
+    assert changed == ABLATIONS[name]
+
+
 def test_extends_goes_one_level(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="Only one level"):
         load_recipe(write(tmp_path, RECIPE.replace("semantic/scannet", "semantic/s3dis")))
