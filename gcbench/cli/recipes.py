@@ -22,7 +22,7 @@ _Name = Annotated[str, typer.Argument(help="A recipe's name, or a .yaml file.")]
 def list_recipes() -> None:
     """List recipes, tables and presets."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from gcbench.recipe.loader import load_recipe, preset_names, recipe_names
     from gcbench.recipe.tables import load_table, table_names
