@@ -17,6 +17,7 @@ Shape legend
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import torch
@@ -52,23 +53,33 @@ def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
 
 def box_mean(channels: Tensor, size: int) -> Tensor:
     """Mean over size x size pixels (size odd) around each pixel, over what lies inside the image."""
-    for kernel in ((size, 1), (1, size)):
-        padding = (kernel[0] // 2, kernel[1] // 2)
-        channels = functional.avg_pool2d(channels, kernel, 1, padding, count_include_pad=False)
-    return channels
+    return _line_mean(_line_mean(channels, size, -2), size, -1)
+
+
+def _line_mean(channels: Tensor, size: int, axis: int) -> Tensor:
+    """Mean over `size` pixels along an axis: a sum of shifted images, several times faster than pooling on a CPU."""
+    reach, length = size // 2, channels.shape[axis]
+    padded = functional.pad(channels, (reach, reach) if axis == -1 else (0, 0, reach, reach))
+    total = padded.narrow(axis, 0, length).clone()
+    for start in range(1, size):
+        total += padded.narrow(axis, start, length)
+    index = torch.arange(length, device=channels.device)
+    inside = (index + reach).clamp(max=length - 1) - (index - reach).clamp(min=0) + 1
+    return total / (inside if axis == -1 else inside[:, None])
 
 
 def cells(channels: Tensor, grid: Grid) -> Tensor:
     """Mean over each cell of the grid."""
-    return functional.adaptive_avg_pool2d(channels, grid)
+    return channels if channels.shape[-2:] == grid else functional.adaptive_avg_pool2d(channels, grid)
 
 
-def shifted(channels: Tensor, down: int, right: int) -> Tensor:
-    """The value `down`, `right` pixels away from each pixel; the border is repeated."""
+def neighbours(channels: Tensor, offsets: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+    """For each offset (down, right), the value so many pixels away from each pixel; the border is repeated."""
     height, width = channels.shape[-2:]
-    rows = (torch.arange(height, device=channels.device) + down).clamp(0, height - 1)
-    columns = (torch.arange(width, device=channels.device) + right).clamp(0, width - 1)
-    return channels.index_select(-2, rows).index_select(-1, columns)
+    reach = max(max(abs(down), abs(right)) for down, right in offsets)
+    padded = functional.pad(channels, (reach, reach, reach, reach), mode="replicate")
+    for down, right in offsets:
+        yield padded[..., reach + down : reach + down + height, reach + right : reach + right + width]
 
 
 def orientation_energy(images: Tensor, bins: int) -> Tensor:
@@ -86,37 +97,36 @@ def oriented_gradients(images: Tensor, fine: Grid, grid: Grid, radii: tuple[int,
     Normalised by the energy in the widest window around, and square-rooted: contrast of the light drops out.
     """
     energy = cells(orientation_energy(images, bins), fine)
-    total = box_mean(energy.sum(1, keepdim=True), 2 * max(radii) + 1) + 0.01
+    scale = (box_mean(energy.sum(1, keepdim=True), 2 * max(radii) + 1) + 0.01).rsqrt()
     parts = []
     for radius in radii:
-        window = box_mean(energy, 2 * radius + 1)
-        step = 2 * radius + 1
-        around = ((0, 0), (-step, 0), (step, 0), (0, -step), (0, step))
-        parts += [cells((shifted(window, *offset) / total).sqrt(), grid) for offset in around]
+        size = 2 * radius + 1
+        root = box_mean(energy, size).sqrt()
+        around = ((0, 0), (-size, 0), (size, 0), (0, -size), (0, size))
+        parts += [cells(moved * scale, grid) for moved in neighbours(root, around)]
     return torch.cat(parts, dim=1)
 
 
 def self_similarity(images: Tensor, fine: Grid, grid: Grid, radii: tuple[int, ...], tolerance: float = 0.1) -> Tensor:
     """exp(-(colour difference / tolerance)^2) between a pixel and eight neighbours at each radius, mean over cells."""
     colours = box_mean(opponent_colours(cells(images, fine)), 3)
-    parts = []
-    for radius in radii:
-        for down, right in _COMPASS:
-            reach = radius / math.hypot(down, right)
-            difference = colours - shifted(colours, round(down * reach), round(right * reach))
-            alike = torch.exp(-difference.square().sum(1, keepdim=True) / tolerance**2)
-            parts.append(cells(alike, grid))
-    return torch.cat(parts, dim=1)
+    offsets = [
+        (round(down * radius / math.hypot(down, right)), round(right * radius / math.hypot(down, right)))
+        for radius in radii
+        for down, right in _COMPASS
+    ]
+    distances = [(colours - other).square().sum(1) for other in neighbours(colours, offsets)]
+    return cells(torch.exp(torch.stack(distances, dim=1) / -(tolerance**2)), grid)
 
 
 def local_binary_patterns(images: Tensor, fine: Grid, grid: Grid, window: int) -> Tensor:
     """Histogram [V, 10, h, w] of rotation-invariant uniform patterns of eight neighbours: 0 .. 8 brighter, or mixed."""
     grey = luminance(images)
-    brighter = torch.cat([shifted(grey, *offset) > grey + 0.01 for offset in _COMPASS], dim=1)
+    brighter = torch.cat([other > grey + 0.01 for other in neighbours(grey, _COMPASS)], dim=1)
     changes = (brighter ^ brighter.roll(1, dims=1)).sum(1)
     pattern = torch.where(changes <= 2, brighter.sum(1), 9)
-    histogram = functional.one_hot(pattern, 10).permute(0, 3, 1, 2).to(images)
-    return cells(box_mean(cells(histogram, fine), window), grid).sqrt()
+    histogram = cells((pattern[:, None] == torch.arange(10, device=images.device).view(1, 10, 1, 1)).to(images), fine)
+    return cells(box_mean(histogram, window), grid).sqrt()
 
 
 def colour_statistics(images: Tensor, fine: Grid, grid: Grid, windows: tuple[int, ...]) -> Tensor:

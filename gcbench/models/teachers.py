@@ -6,7 +6,10 @@ Shape legend
 
 from __future__ import annotations
 
-from typing import Protocol
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +17,7 @@ from torch import Tensor
 from gcbench.errors import InputError
 from gcbench.models import classical_features as classical
 
+_EDITION = 1  # raise it with every change of the maps: cached maps are known by it
 _FINE = 4  # pixels of the fine grid per cell: windows and radii are found on it
 _RADII = (1 / 30, 1 / 10, 1 / 4)  # of the photo's height: a window of the largest spans half of it
 _WEIGHTS = (1.0, 1.0, 0.5, 0.25)  # gradients, self-similarity, patterns, colour: colour says little about the object
@@ -25,6 +29,7 @@ class Teacher(Protocol):
     Attributes:
         name: what it is, for recipes, logs and results.
         dim: D.
+        key: what its maps depend on, in 16 characters: equal for two teachers that give the same maps.
     """
 
     @property
@@ -33,6 +38,13 @@ class Teacher(Protocol):
     @property
     def dim(self) -> int: ...
 
+    @property
+    def key(self) -> str: ...
+
+    def describe(self) -> dict[str, Any]:
+        """What it is and how photos are prepared for it, for results."""
+        ...
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """(h, w) for photos of this size, pixels."""
         ...
@@ -40,6 +52,48 @@ class Teacher(Protocol):
     def __call__(self, images: Tensor) -> Tensor:
         """Feature maps [V, h, w, D], without gradient, of photos [V, H, W, 3] in [0, 1]."""
         ...
+
+
+def load_teacher(
+    name: str,
+    *,
+    model: str | None,
+    revision: str | None,
+    rows: int,
+    precision: Literal["no", "bf16", "fp16"],
+    device: torch.device | str,
+) -> Teacher:
+    """The teacher of a recipe, ready to use.
+
+    Args:
+        name: `classical`, or a network: `radio`, `dinov2` or `clip`.
+        model: of a network: an id on the Hugging Face Hub, or a local folder. None for `classical`.
+        revision: of a model on the Hub: a commit, tag or branch. None for a folder and for `classical`.
+        rows: h, rows of cells or patches over the photo's height.
+        precision: of a network's forward pass; `classical` always computes in float32.
+        device: where a network runs; `classical` runs where the photos are.
+
+    Raises:
+        InputError: an option that does not fit, a model that does not exist or is not what the name says.
+        DataError: the Hub cannot be reached and the model is not on disk, or its files are broken.
+        MissingExtraError: a network, and transformers is not installed.
+    """
+    if name == "classical":
+        if model is not None or revision is not None:
+            raise InputError("The classical teacher has no model.", "Set teacher.model=null and teacher.revision=null.")
+        return ClassicalTeacher(rows)
+    if name not in ("radio", "dinov2", "clip"):
+        raise InputError(f"teacher.name is '{name}'.", "Allowed are radio, dinov2, clip and classical.")
+    if model is None:
+        raise InputError(f"The teacher '{name}' needs a model.", "Set teacher.model to a Hub id or a local folder.")
+    from gcbench.models.network_teachers import load_network_teacher
+
+    return load_network_teacher(name, model, revision, rows=rows, precision=precision, device=device)
+
+
+def description_key(description: Mapping[str, Any]) -> str:
+    """16 characters that differ where a description (`Teacher.describe`) does."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class ClassicalTeacher:
@@ -64,6 +118,11 @@ class ClassicalTeacher:
         self.rows = rows
         probe = torch.zeros(1, 3, _FINE * rows, _FINE * rows)
         self.dim = sum(group.shape[1] for group in self._groups(probe))
+        self.key = description_key(self.describe())
+
+    def describe(self) -> dict[str, Any]:
+        """What it is, for results."""
+        return {"name": self.name, "edition": _EDITION, "rows": self.rows}
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """(h, w) for photos of this size.

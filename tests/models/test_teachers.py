@@ -81,6 +81,35 @@ def test_box_mean_is_the_mean_of_what_lies_inside() -> None:
     torch.testing.assert_close(got[0, 0, 0, 0], image[0, 0, :3, :3].mean())
 
 
+@pytest.mark.parametrize("size", [1, 3, 5, 31])
+def test_box_mean_equals_pooling(size: int) -> None:
+    image = torch.randn(2, 3, 13, 9, generator=torch.Generator().manual_seed(0))
+    expected = image
+    for kernel, padding in (((size, 1), (size // 2, 0)), ((1, size), (0, size // 2))):
+        expected = torch.nn.functional.avg_pool2d(_padded(expected, padding), kernel, 1, 0)
+        expected = expected / torch.nn.functional.avg_pool2d(_padded(torch.ones(1, 1, 13, 9), padding), kernel, 1, 0)
+    torch.testing.assert_close(classical.box_mean(image, size), expected, rtol=1e-5, atol=1e-6)  # order of the sums
+
+
+def _padded(image: Tensor, padding: tuple[int, int]) -> Tensor:
+    return torch.nn.functional.pad(image, (padding[1], padding[1], padding[0], padding[0]))
+
+
+def test_neighbours_repeat_the_border() -> None:
+    image = torch.rand(1, 2, 5, 4, generator=torch.Generator().manual_seed(0))
+    offsets = [(0, 0), (2, -1), (-7, 9)]
+    for (down, right), got in zip(offsets, classical.neighbours(image, offsets), strict=True):
+        for row in range(5):
+            for column in range(4):
+                there = image[..., min(max(row + down, 0), 4), min(max(column + right, 0), 3)]
+                assert torch.equal(got[..., row, column], there)
+
+
+def test_the_key_says_what_the_maps_depend_on() -> None:
+    assert ClassicalTeacher(12).key == ClassicalTeacher(12).key != ClassicalTeacher(13).key
+    assert ClassicalTeacher(12).describe()["rows"] == 12 and len(ClassicalTeacher(12).key) == 16
+
+
 def test_mistakes_are_named() -> None:
     teacher = ClassicalTeacher()
     with pytest.raises(InputError, match="too small for 15 rows"):

@@ -83,6 +83,17 @@ def test_an_ablation_changes_only_what_it_is_about_under_every_preset(name: str,
     assert changed == ABLATIONS[name]
 
 
+@pytest.mark.parametrize("name", ["clip", "dinov2"])
+@pytest.mark.parametrize("preset", [None, *preset_names()])
+def test_a_teacher_of_table_7_is_pinned_and_the_only_change(name: str, preset: str | None) -> None:
+    full, ablated = (load_recipe(f"pretrain/{n}", preset=preset) for n in ("gaussiancross", f"teacher-{name}"))
+    changed = {key for key in full.leaves if full.leaves[key].value != ablated.leaves[key].value}
+    assert changed <= {"teacher.name", "teacher.model", "teacher.revision", "teacher.rows"}
+    assert isinstance(ablated.recipe, PretrainRecipe)
+    assert ablated.recipe.teacher.name == name
+    assert re.fullmatch("[0-9a-f]{40}", ablated.recipe.teacher.revision or "")
+
+
 def test_extends_goes_one_level(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="Only one level"):
         load_recipe(write(tmp_path, RECIPE.replace("semantic/scannet", "semantic/s3dis")))
