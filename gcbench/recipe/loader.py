@@ -216,15 +216,26 @@ def flatten_values(path: Path, node: Any, prefix: str = "") -> Iterator[tuple[st
 
 
 def _preset_leaves(preset: str, section: str) -> dict[str, Value]:
+    path, document = _read_preset(preset)
+    leaves = dict(flatten_values(path, document.get(section) or {}))
+    if not document.get("extends"):
+        return leaves
+    base_path, base = _read_preset(str(document["extends"]))
+    if base.get("extends"):
+        raise RecipeError(f"{path}: extends '{base_path.stem}', which itself extends another preset.")
+    return {**dict(flatten_values(base_path, base.get(section) or {})), **leaves}
+
+
+def _read_preset(preset: str) -> tuple[Path, dict[str, Any]]:
     if preset not in preset_names():
         raise RecipeError(f"There is no preset '{preset}'.", f"Known: {', '.join(preset_names())}.")
     path = resource_path("recipes", "presets", f"{preset}.yaml")
     document = read_yaml(path)
-    allowed = ("title", *RECIPE_KINDS, _PROBE_SECTION)
+    allowed = ("title", "extends", *RECIPE_KINDS, _PROBE_SECTION)
     unknown = set(document) - set(allowed)
     if unknown:
         raise RecipeError(f"{path}: unknown key '{sorted(unknown)[0]}'.", f"Allowed: {', '.join(allowed)}.")
-    return dict(flatten_values(path, document.get(section) or {}))
+    return path, document
 
 
 def _parse_override(text: str) -> tuple[str, Value]:
