@@ -8,6 +8,8 @@ Shape legend
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -25,7 +27,8 @@ MIN_ALPHA = 1.0 / 255.0  # anything fainter is skipped
 MAX_ALPHA = 0.999  # alpha is clamped here; no gradient to opacity and geometry where it is
 MIN_TRANSMITTANCE = 1e-4  # a pixel ends before the splat that would bring it to this or below
 
-Backend: TypeAlias = Literal["auto", "reference"]
+Backend: TypeAlias = Literal["auto", "cpu", "gsplat", "reference"]
+_ENGINES: dict[str, Backend] = {"cuda": "gsplat", "cpu": "cpu"}  # the fast one of a device
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ def render(
 ) -> RenderedViews:
     """Render colour, depth and features of G Gaussians into V views, in one pass (Eq. 1-3, 14, 15).
 
-    Gradients reach all six fields of `gaussians` (not the cameras).
+    Gradients reach all six fields of `gaussians` and `background` (not the cameras). Half precision is rendered in
+    float32, also under autocast.
 
     Args:
         gaussians: G Gaussians; means in the unit of `viewmats`.
@@ -66,17 +70,44 @@ def render(
         width: W.
         height: H.
         background: [3] colour behind everything; black if None.
-        backend: the engine; ``"auto"`` takes the fastest there is for the tensors' device.
+        backend: ``"gsplat"`` for CUDA tensors, ``"cpu"`` for CPU tensors, ``"reference"`` for any; ``"auto"`` takes the
+            first that fits.
 
     Raises:
-        InputError: a shape does not fit, a number is not finite, or an opacity lies outside [0, 1].
+        InputError: a shape does not fit, a number is not finite, an opacity lies outside [0, 1], or the engine does not
+            run on the tensors' device.
     """
     _check(gaussians, viewmats, Ks, width, height, background)
-    if backend not in ("auto", "reference"):
-        raise InputError(f"There is no splatting backend '{backend}'.", "Choose 'auto' or 'reference'.")
-    from gcbench.splatting import reference
+    device = gaussians.means.device.type
+    with torch.autocast(device, enabled=False):
+        return _engine(backend, device)(_in_one_type(gaussians), viewmats, Ks, width, height, background)
 
-    return reference.rasterize(gaussians, viewmats, Ks, width, height, background)
+
+def _engine(backend: Backend, device: str) -> Callable[..., RenderedViews]:
+    """The `rasterize` of an engine, imported here because each takes a while."""
+    if backend == "auto":
+        backend = _ENGINES.get(device, "reference")
+    if backend not in (*_ENGINES.values(), "reference"):
+        ways = ", ".join(f"'{name}'" for name in ("auto", *_ENGINES.values()))
+        raise InputError(f"There is no splatting backend '{backend}'.", f"Choose {ways} or 'reference'.")
+    if backend != "reference" and _ENGINES.get(device) != backend:
+        raise InputError(
+            f"The splatting backend '{backend}' does not take tensors on '{device}'.", "Choose the backend 'auto'."
+        )
+    if backend == "cpu":
+        from gcbench.splatting.cpu_backend import rasterize
+    elif backend == "gsplat":
+        from gcbench.splatting.gsplat_backend import rasterize
+    else:
+        from gcbench.splatting.reference import rasterize
+    return rasterize
+
+
+def _in_one_type(gaussians: Gaussians) -> Gaussians:
+    """All fields in the widest of their types, float32 at least."""
+    fields = {name: getattr(gaussians, name) for name in gaussians.__dataclass_fields__}
+    dtype = functools.reduce(torch.promote_types, (field.dtype for field in fields.values()), torch.float32)
+    return Gaussians(**{name: field.to(dtype) for name, field in fields.items()})
 
 
 def _check(

@@ -53,6 +53,13 @@ def with_gradient(gaussians: Gaussians) -> Gaussians:
     return Gaussians(*(getattr(gaussians, name).detach().clone().requires_grad_() for name in FIELDS))
 
 
+def images(rendered: RenderedViews) -> Tensor:
+    """All that was rendered, [V, H, W, 3 + 1 + F + 1]."""
+    return torch.cat(
+        (rendered.colors, rendered.depths[..., None], rendered.features, rendered.alphas[..., None]), dim=-1
+    )
+
+
 def render_naively(
     gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, width: int, height: int, background: Tensor | None = None
 ) -> RenderedViews:

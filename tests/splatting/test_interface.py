@@ -7,6 +7,7 @@ import torch
 
 from gcbench.errors import InputError
 from gcbench.splatting import render
+from gcbench.splatting.interface import _engine
 from tests.splatting.scenes import cloud, look
 
 
@@ -17,9 +18,26 @@ def test_shapes() -> None:
     assert rendered.features.shape == (3, 6, 7, 5)
 
 
-def test_auto_is_an_engine() -> None:
-    named = render(cloud(4), *look(7, 6), 7, 6, backend="reference")
+def test_auto_is_the_fast_engine_of_the_device() -> None:
+    named = render(cloud(4), *look(7, 6), 7, 6, backend="cpu")
     assert torch.equal(render(cloud(4), *look(7, 6), 7, 6).colors, named.colors)
+    assert torch.equal(render(cloud(4), *look(7, 6), 7, 6, backend="auto").colors, named.colors)
+
+
+def test_an_engine_refuses_tensors_of_another_device() -> None:
+    with pytest.raises(InputError, match="'gsplat' does not take tensors on 'cpu'"):
+        render(cloud(4), *look(7, 6), 7, 6, backend="gsplat")
+    assert _engine("auto", "cuda").__module__ == "gcbench.splatting.gsplat_backend"
+    assert _engine("auto", "mps").__module__ == "gcbench.splatting.reference"
+    with pytest.raises(InputError, match="'cpu' does not take tensors on 'cuda'"):
+        _engine("cpu", "cuda")
+
+
+def test_types_are_widened_to_one() -> None:
+    gaussians = cloud(4, dtype=torch.float32)
+    mixed = replace(gaussians, features=gaussians.features.double(), colors=gaussians.colors.half())
+    assert render(mixed, *look(7, 6), 7, 6).colors.dtype == torch.float64
+    assert render(gaussians, *look(7, 6), 7, 6).colors.dtype == torch.float32
 
 
 @pytest.mark.parametrize("opacity", [1.001, -0.1])
