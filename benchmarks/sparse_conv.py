@@ -26,7 +26,7 @@ SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
     "tiny": (30_000, {"base_channels": 16, "channels": (16, 32, 64, 96, 96, 64, 32, 16), "layers": (2,) * 8}),
     "paper": (80_000, {}),
 }
-PARTS = {"_rulebook": "rulebook", "_gather": "forward and input gradient", "_weight_gradient": "weight gradient"}
+PARTS = {"rulebook_of": "rulebook", "_gather": "forward and input gradient", "_weight_gradient": "weight gradient"}
 
 
 def room(voxels: int) -> PointBatch:

@@ -1,7 +1,7 @@
 """Sparse 3-D convolution on the CPU: right, the same at every call, and for any number of threads.
 
 spconv's own CPU kernel lets its threads overwrite each other, so with more than one thread it returns wrong rows. For
-CPU tensors only its modules, its weights and its rulebook are used; the product,
+CPU tensors only its modules and weights are used; the pairs are found in `sparse_rulebook`, and the product,
 
     out[o] = sum over kernel offsets k, over the pairs (i, o) of k, of W[k] x[i]
 
@@ -19,9 +19,8 @@ Shape legend
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -31,60 +30,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from gcbench.errors import InputError, require
+from gcbench.errors import InputError
 from gcbench.models import sparse_cpu_kernels as kernels
-from gcbench.structures import Int32Array, Int64Array
+from gcbench.models.sparse_rulebook import PairGroups, grid_pairs, rulebook_of
 
-_BLOCK_ROWS, _MIN_BLOCK_ROWS, _WANTED_BLOCKS = 1024, 64, 32  # a block's rows fit the cache; few rows: smaller blocks
 _SERIAL_WORK = 2_000_000  # multiply-adds below which a second thread costs more than it brings
 _SHARES = 8  # pieces of work per thread, so that a late thread does not hold up the rest
-
-
-@dataclass(frozen=True)
-class PairGroups:
-    """The pairs of a rulebook, ordered by block of target rows, then by kernel offset.
-
-    Attributes:
-        source: [P] int32, the row that is read.
-        target: [P] int32, the row that is added to.
-        starts: [blocks * K + 1] int64; group b * K + k is ``starts[b * K + k] : starts[b * K + k + 1]``.
-        rows: number of target rows.
-        block: target rows of a block.
-        offsets: K.
-        mirrored: the pairs of offset k belong to the weight K - 1 - k.
-    """
-
-    source: Int32Array
-    target: Int32Array
-    starts: Int64Array
-    rows: int
-    block: int
-    offsets: int
-    mirrored: bool = False
-
-    @property
-    def blocks(self) -> int:
-        return -(-self.rows // self.block)
-
-
-@dataclass(frozen=True)
-class Rulebook:
-    """Which input voxel meets which output voxel under which kernel offset, for one convolution's geometry.
-
-    Attributes:
-        to_output: pairs from input rows to output rows; `to_input` the other way.
-        in_indices: [N, 4] int32, (batch, z, y, x) in spconv's words; `out_indices` [M, 4].
-        in_shape, out_shape: the two spatial shapes.
-        geometry: kernel size and dilation, which layers sharing an `indice_key` must have in common.
-    """
-
-    to_output: PairGroups
-    to_input: PairGroups
-    in_indices: Tensor
-    out_indices: Tensor
-    in_shape: tuple[int, ...]
-    out_shape: tuple[int, ...]
-    geometry: tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def convolve(conv: nn.Module, x: Any) -> Any:
@@ -92,6 +43,10 @@ def convolve(conv: nn.Module, x: Any) -> Any:
 
     A 1x1 convolution reads its weight's memory as [C, D] although its shape is [D, 1, 1, 1, C]: so does spconv on
     every device, and so do all released weights.
+
+    Under autocast on the CPU, features, weights and the result are rounded to its type; products are summed in float32.
+    On CUDA spconv computes in float16 under any autocast. Gradients only survive that with a scaler, which bfloat16
+    goes without, so under bfloat16 its convolutions compute in float32.
 
     Args:
         conv: the module; its weight is [D, kz, ky, kx, C].
@@ -103,28 +58,57 @@ def convolve(conv: nn.Module, x: Any) -> Any:
     Raises:
         InputError: a transposed or fused module, or an `indice_key` that another geometry owns.
     """
-    if x.features.device.type != "cpu":
-        return conv(x)
+    device = x.features.device.type
+    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if device != "cpu":
+        if low != torch.bfloat16:
+            return conv(x)
+        with torch.autocast(device, enabled=False):
+            return conv(x.replace_feature(x.features.float()))
     module: Any = conv
     if module.transposed or module.act_type.name != "None_":
         raise InputError(f"{conv} is not supported on the CPU.", "Use SubMConv3d, SparseConv3d or SparseInverseConv3d.")
-    dtype = torch.promote_types(torch.promote_types(x.features.dtype, module.weight.dtype), torch.float32)
-    weight = module.weight.to(dtype)
+    values, weight = x.features, module.weight
+    dtype = torch.promote_types(torch.promote_types(values.dtype, weight.dtype), torch.float32)
+    if low is not None:
+        values, weight = values.to(low), weight.to(low)
+    weight = weight.to(dtype)
     if module.conv1x1:
         weight = weight.reshape(module.in_channels, 1, module.out_channels).permute(2, 1, 0)
     else:
         weight = weight.reshape(module.out_channels, -1, module.in_channels)
-    book = _rulebook(module, x)
+    book = rulebook_of(module, x)
     forward, backward = book.to_output, book.to_input
     indices, shape = book.out_indices, book.out_shape
     if module.inverse:
         forward, backward, indices, shape = backward, forward, book.in_indices, book.in_shape
-    features = _Convolution.apply(x.features.to(dtype), weight, forward, backward)  # type: ignore[no-untyped-call]
-    out = x.replace_feature(features if module.bias is None else features + module.bias)
+    features = _Convolution.apply(values.to(dtype), weight, forward, backward)  # type: ignore[no-untyped-call]
+    if module.bias is not None:
+        features = features + module.bias
+    out = x.replace_feature(features if low is None else features.to(low))
     out.indices, out.spatial_shape = indices, list(shape)
     if module.indice_key is not None:
         out.indice_dict = {**x.indice_dict, module.indice_key: book}
     return out
+
+
+def convolve_occupied(features: Tensor, cells: Tensor, shape: Sequence[int], weight: Tensor) -> Tensor:
+    """`conv3d` with centred zero padding of a grid that is zero but for few cells, at the cost of those cells.
+
+    Args:
+        features: [N, C], on the CPU; float32 or float64 (anything else is widened to float32).
+        cells: [N] int64, numbers of different cells, the last axis fastest.
+        shape: the grid (x, y, z).
+        weight: [D, C, kx, ky, kz], odd sizes.
+
+    Returns:
+        [x * y * z, D], every cell of the grid.
+    """
+    dtype = torch.promote_types(torch.promote_types(features.dtype, weight.dtype), torch.float32)
+    forward, backward = grid_pairs(cells.numpy(), shape, weight.shape[2:])
+    by_offset = weight.to(dtype).flatten(2).transpose(1, 2)
+    result: Tensor = _Convolution.apply(features.to(dtype), by_offset, forward, backward)  # type: ignore[no-untyped-call]
+    return result
 
 
 def convolve_reference(x: Tensor, weight: Tensor, groups: PairGroups) -> Tensor:
@@ -209,57 +193,6 @@ def _weight_gradient(x: Tensor, grad: Tensor, groups: PairGroups) -> Tensor:
 
 def _numpy_dtype(x: Tensor) -> type[np.float32] | type[np.float64]:
     return np.float64 if x.dtype == torch.float64 else np.float32
-
-
-def _rulebook(conv: Any, x: Any) -> Rulebook:
-    """The rulebook of a layer: the one kept under its `indice_key`, else a new one."""
-    geometry = tuple(conv.kernel_size), tuple(conv.dilation)
-    if conv.conv1x1:
-        pairs = np.arange(len(x.indices), dtype=np.int32)[None]
-        groups = _group(pairs, pairs, np.array([pairs.size], dtype=np.int32), pairs.size)
-        shape = tuple(x.spatial_shape)
-        return Rulebook(groups, groups, x.indices, x.indices, shape, shape, geometry)
-    book = x.indice_dict.get(conv.indice_key) if conv.indice_key is not None else None
-    if book is None and not conv.inverse:
-        return _new_rulebook(conv, x)
-    if book is None:
-        raise InputError(f"No layer before this inverse convolution has its indice_key '{conv.indice_key}'.")
-    expected = (book.out_shape, len(book.out_indices)) if conv.inverse else (book.in_shape, len(book.in_indices))
-    reusable = conv.subm == book.to_input.mirrored and (conv.subm or conv.inverse)
-    if not reusable or book.geometry != geometry or expected != (tuple(x.spatial_shape), len(x.indices)):
-        raise InputError(f"The indice_key '{conv.indice_key}' already belongs to a layer of another geometry.")
-    return book  # type: ignore[no-any-return]
-
-
-def _new_rulebook(conv: Any, x: Any) -> Rulebook:
-    ops = require("spconv.pytorch.ops", "cpu", "sparse convolution")
-    algo = require("spconv.core", "cpu", "sparse convolution").ConvAlgo.Native
-    if conv.subm and any(size % 2 == 0 for size in conv.kernel_size):
-        raise InputError(f"A submanifold kernel of size {conv.kernel_size} has no centre.", "Use odd sizes.")
-    in_shape = tuple(x.spatial_shape)
-    out_shape = in_shape
-    if not conv.subm:
-        out_shape = tuple(
-            ops.get_conv_output_size(in_shape, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
-        )
-    out_indices, pairs, counts = ops.get_indice_pairs(
-        x.indices.contiguous(), x.batch_size, list(in_shape), algo, conv.kernel_size, conv.stride, conv.padding,
-        conv.dilation, conv.output_padding, conv.subm, False,
-    )  # fmt: skip
-    source, target, counts = pairs[0].numpy(), pairs[1].numpy(), counts.numpy()
-    to_output = _group(source, target, counts, len(out_indices), conv.subm)
-    to_input = replace(to_output, mirrored=True) if conv.subm else _group(target, source, counts, len(x.indices))
-    geometry = tuple(conv.kernel_size), tuple(conv.dilation)
-    return Rulebook(to_output, to_input, x.indices, out_indices, in_shape, out_shape, geometry)
-
-
-def _group(
-    source: Int32Array, target: Int32Array, counts: Int32Array, rows: int, submanifold: bool = False
-) -> PairGroups:
-    """Group the pairs of a rulebook; source and target [K, >= counts], counts [K]; see `kernels.group_pairs`."""
-    block = min(_BLOCK_ROWS, max(_MIN_BLOCK_ROWS, -(-rows // _WANTED_BLOCKS)))
-    grouped_source, grouped_target, starts = kernels.group_pairs(source, target, counts, rows, block, submanifold)
-    return PairGroups(grouped_source, grouped_target, starts, rows, block, len(counts))
 
 
 def _in_threads(run: Callable[[int, int], None], count: int, work: int) -> None:

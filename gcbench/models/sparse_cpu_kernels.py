@@ -112,20 +112,20 @@ def _eight(index, p, stride):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _vectors(channels, lane_count):  # type: ignore[no-untyped-def]
-    """Vectors of a tile: the widest of 3, 2, 1 that fills `channels` without a rest."""
-    whole = channels // lane_count
-    if _WIDE and whole % 3 == 0:
-        return 3
-    return 2 if _WIDE and whole % 2 == 0 else 1
+def _vectors(left):  # type: ignore[no-untyped-def]
+    """Vectors of the next tile when `left` vectors of channels are left: threes, but twos rather than a lone one."""
+    if not _WIDE or left == 1:
+        return 1
+    return 2 if left == 2 or left == 4 else 3
 
 
 @njit(cache=True, nogil=True)
 def _add_group(x, source, out, target, start, stop, weight, at, row_step, lane_count):  # type: ignore[no-untyped-def]
     """``out[target[p]] += x[source[p]] @ W`` for start <= p < stop; W's rows lie at ``weight[at + c * row_step]``."""
     C, D = x.shape[1], out.shape[1]
-    vectors = _vectors(D, lane_count)
-    for j in range(0, D, vectors * lane_count):
+    j = 0
+    while j < D:
+        vectors = _vectors((D - j) // lane_count)
         p = start
         while p + 8 <= stop:
             rows, places = _eight(source, p, C), _eight(target, p, D)
@@ -149,6 +149,7 @@ def _add_group(x, source, out, target, start, stop, weight, at, row_step, lane_c
             else:
                 _add_tile(x, row, 1, weight, at + j, row_step, C, out, place, 1)
             p += 1
+        j += vectors * lane_count
 
 
 @njit(cache=True, nogil=True)
@@ -175,8 +176,9 @@ def gather_products(  # type: ignore[no-untyped-def]
 def _add_outer(y, x, count, grad, at, row_step, lane_count):  # type: ignore[no-untyped-def]
     """``grad[at + d * row_step + c] += sum over p < count: y[p, d] * x[p, c]``."""
     D, C = y.shape[1], x.shape[1]
-    vectors = _vectors(C, lane_count)
-    for j in range(0, C, vectors * lane_count):
+    j = 0
+    while j < C:
+        vectors = _vectors((C - j) // lane_count)
         d = 0
         while d + 8 <= D:
             rows = (d, d + 1, d + 2, d + 3, d + 4, d + 5, d + 6, d + 7)
@@ -196,6 +198,7 @@ def _add_outer(y, x, count, grad, at, row_step, lane_count):  # type: ignore[no-
             for v in range(j, j + vectors * lane_count, lane_count):
                 _add_tile(y, (d,), D, x, v, C, count, grad, (at + d * row_step + v,), 1)
             d += 1
+        j += vectors * lane_count
 
 
 @njit(cache=True, nogil=True)
@@ -224,49 +227,3 @@ def weight_gradient(x, y, x_index, y_index, starts, grad, k, lane_count):  # typ
                 filled = 0
     if filled:
         _add_outer(y_rows, x_rows, filled, grad, k * C, K * C, lane_count)
-
-
-@njit(cache=True, nogil=True)
-def group_pairs(source, target, counts, rows, block, submanifold):  # type: ignore[no-untyped-def]
-    """Stable counting sort of a rulebook by (block of target rows, offset).
-
-    Args:
-        source, target: [K, P'] row indices, of which the first ``counts[k]`` of offset k are pairs.
-        counts: [K].
-        rows: number of target rows; block: rows of a block.
-        submanifold: only offsets before the centre are read; the centre pairs every row with itself, and the offsets
-            after it are the mirror image of those before.
-
-    Returns:
-        source [P] int32, target [P] int32, starts [blocks * K + 1] int64.
-    """
-    K = len(counts)
-    centre = K // 2 if submanifold else K
-    itself = np.arange(rows if submanifold else 0).astype(np.int32)
-    starts = np.zeros(-(-rows // block) * K + 1, np.int64)
-    for k in range(K):
-        _, targets = _pairs_of(source, target, counts, k, centre, itself)
-        for row in targets:
-            starts[row // block * K + k + 1] += 1
-    starts = np.cumsum(starts)
-    free = starts[:-1].copy()
-    grouped_source, grouped_target = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.int32)
-    for k in range(K):
-        sources, targets = _pairs_of(source, target, counts, k, centre, itself)
-        for p in range(len(targets)):
-            group = targets[p] // block * K + k
-            grouped_source[free[group]] = sources[p]
-            grouped_target[free[group]] = targets[p]
-            free[group] += 1
-    return grouped_source, grouped_target, starts
-
-
-@njit(cache=True, nogil=True)
-def _pairs_of(source, target, counts, k, centre, itself):  # type: ignore[no-untyped-def]
-    """Sources and targets of offset k; see `group_pairs`."""
-    if k < centre:
-        return source[k, : counts[k]], target[k, : counts[k]]
-    if k == centre:
-        return itself, itself
-    twin = 2 * centre - k
-    return target[twin, : counts[twin]], source[twin, : counts[twin]]

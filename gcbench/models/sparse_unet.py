@@ -9,6 +9,7 @@ Shape legend
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from gcbench.errors import InputError, require
 from gcbench.models.sparse_cpu import convolve
@@ -27,11 +29,23 @@ T = TypeVar("T")
 
 def _spconv() -> Any:
     extra = "cu126" if torch.version.cuda else "cpu"
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # spconv asks what torch now warns about
     return require("spconv.pytorch", extra, "the sparse U-Net")
 
 
+class _BatchNorm(nn.BatchNorm1d):
+    """Batch norm that takes a single row in training too: it has no variance, so the running statistics serve."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that torch uses
+        if self.training and len(input) == 1:
+            return functional.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
+        return super().forward(input)
+
+
 def _batch_norm(channels: int) -> nn.BatchNorm1d:
-    return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01)
+    return _BatchNorm(channels, eps=1e-3, momentum=0.01)
 
 
 class _ConvNormReLU(nn.Sequential):
@@ -256,13 +270,13 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
     Early in a training the running statistics (momentum 0.01) say more about the start than about the network.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    kept = [(norm.momentum, norm.training) for norm in norms]
+    kept = [(norm.momentum, norm.training, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.momentum = 0.0
+        norm.momentum, norm.num_batches_tracked = 0.0, None
         norm.train()
     try:
         yield
     finally:
-        for norm, (momentum, training) in zip(norms, kept, strict=True):
-            norm.momentum = momentum
+        for norm, (momentum, training, tracked) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, tracked
             norm.train(training)

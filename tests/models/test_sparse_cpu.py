@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from gcbench.errors import InputError
 from gcbench.models import sparse_cpu
-from gcbench.models.sparse_cpu import convolve, convolve_reference
+from gcbench.models.sparse_cpu import convolve, convolve_occupied, convolve_reference
 
 GRID = (9, 10, 11)
 
@@ -168,6 +168,62 @@ def test_equals_the_readable_twin(C: int, D: int, share: float, double: bool, se
     torch.testing.assert_close(ours, mirrored, rtol=0, atol=rtol * float(theirs.abs().max()))
 
 
+def occupied_cells(shape: tuple[int, int, int], share: float, C: int, dtype: torch.dtype, seed: int = 0) -> Any:
+    generator = torch.Generator().manual_seed(seed)
+    cells = (torch.rand(shape[0] * shape[1] * shape[2], generator=generator) < share).nonzero().squeeze(1)
+    cells = cells[torch.randperm(len(cells), generator=generator)]
+    return cells, torch.randn(len(cells), C, generator=generator, dtype=dtype).requires_grad_()
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 8), st.integers(1, 7)),
+    kernel=st.sampled_from([(3, 3, 3), (1, 3, 5), (1, 1, 1)]),
+    share=st.floats(0.0, 1.0),
+    C=st.integers(1, 40),
+    D=st.integers(1, 40),
+)
+def test_convolution_of_occupied_cells_equals_the_dense_one(
+    shape: tuple[int, int, int], kernel: tuple[int, int, int], share: float, C: int, D: int
+) -> None:
+    cells, features = occupied_cells(shape, share, C, torch.float64)
+    weight = torch.randn(D, C, *kernel, dtype=torch.float64, requires_grad=True)
+    out = convolve_occupied(features, cells, shape, weight)
+    grid = features.new_zeros(shape[0] * shape[1] * shape[2], C).index_add(0, cells, features)
+    padding = [size // 2 for size in kernel]
+    expected = functional.conv3d(grid.T.view(1, C, *shape), weight, padding=padding).view(D, -1).T
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+    grad = torch.randn_like(expected)
+    for mine, reference in zip(
+        torch.autograd.grad(out, [features, weight], grad),
+        torch.autograd.grad(expected, [features, weight], grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-10)
+
+
+def test_bits_of_the_convolution_of_occupied_cells_do_not_depend_on_threads() -> None:
+    cells, features = occupied_cells((20, 20, 10), 0.1, 32, torch.float32)
+    weight = torch.randn(48, 32, 3, 3, 3, requires_grad=True)
+    grad = torch.randn(4000, 48)
+    results = []
+    for threads in (1, 2, 4, 2):
+        torch.set_num_threads(threads)
+        out = convolve_occupied(features, cells, (20, 20, 10), weight)
+        results.append([out.detach(), *torch.autograd.grad(out, [features, weight], grad)])
+    for others in results[1:]:
+        for a, b in zip(results[0], others, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_occupied_cells_in_half_precision_are_widened() -> None:
+    cells, features = occupied_cells((4, 4, 4), 0.3, 8, torch.bfloat16)
+    out = convolve_occupied(features, cells, (4, 4, 4), torch.randn(16, 8, 3, 3, 3))
+    assert out.dtype == torch.float32
+    (grad,) = torch.autograd.grad(out.sum(), features)
+    assert grad.dtype == torch.bfloat16
+
+
 def test_gradcheck() -> None:
     conv: Any = build("subm3", 3, 5)
     x = sparse_tensor(3, share=0.03)
@@ -212,8 +268,16 @@ def test_mixed_precision_is_widened() -> None:
     wide = convolve(conv, sparse_tensor(8, torch.float64)).features
     narrow = convolve(conv, sparse_tensor(8, torch.bfloat16)).features
     assert (wide.dtype, narrow.dtype) == (torch.float64, torch.float32)
+
+
+def test_autocast_rounds_factors_and_result_but_not_sums() -> None:
+    conv, x = build("subm3", 8, 8, dtype=torch.float32), sparse_tensor(8, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert convolve(conv, sparse_tensor(8, torch.float32)).features.dtype == torch.float32
+        rounded = convolve(conv, x).features
+    with torch.no_grad():
+        conv.weight.copy_(conv.weight.bfloat16())
+    exact = convolve(conv, x.replace_feature(x.features.bfloat16())).features
+    assert torch.equal(rounded, exact.bfloat16())
 
 
 def test_voxels_listed_twice_are_added_up() -> None:

@@ -192,6 +192,28 @@ def test_reestimation_without_batches_is_refused() -> None:
         reestimate_batchnorm(model, model, [])
 
 
+def test_a_single_voxel_trains_and_leaves_the_running_statistics() -> None:
+    model = tiny().train()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    features = model(points(1))
+    features.square().sum().backward()
+    assert bool(torch.isfinite(features).all())
+    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
+def test_bfloat16_autocast_rounds_and_stays_close() -> None:
+    model, batch = tiny().train(), points(150)
+    exact = model(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(batch)
+    rounded.float().square().mean().backward()
+    assert rounded.dtype == torch.bfloat16
+    error = ((rounded.float() - exact).abs().mean() / exact.abs().mean()).item()
+    assert 1e-4 < error < 0.1  # bfloat16 keeps 8 bits: 0.4 % a layer
+    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters())
+
+
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(InputError, match="even"):
         SparseUNet(channels=(32, 64, 64), layers=(1, 1, 1))
