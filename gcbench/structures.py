@@ -152,9 +152,9 @@ class Gaussians:
     """G anisotropic Gaussians (Eq. 9-13).
 
     Attributes:
-        means: [G, 3], unit-cube units.
+        means: [G, 3], in the renderer's unit: unit-cube units, or metres where the anchors are points.
         quats: [G, 4], (w, x, y, z), need not be normalised.
-        scales: [G, 3], > 0, standard deviations along the local axes, unit-cube units.
+        scales: [G, 3], > 0, standard deviations along the local axes, in the unit of the means.
         opacities: [G] in [0, 1].
         colors: [G, 3] in [0, 1].
         features: [G, F].

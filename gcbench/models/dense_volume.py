@@ -1,15 +1,15 @@
 """From sparse point features to a dense feature volume in the unit cube (Eq. 6-8).
 
 Shape legend
-    N  points of all scenes      B  scenes      C  channels of the point features (d_s)
+    N  points of a scene, or of all scenes      B  scenes      C  channels of the point features (d_s)
     X, Y, Z  voxels of the whole cube      x, y, z  voxels of the part that is kept      A = x y z  anchors
-    D  channels of the volume (d_o)
+    M  voxels that hold a point      D  channels of the volume (d_o)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from gcbench.errors import DataError, InputError
-from gcbench.structures import PosedViews
+from gcbench.errors import InputError
+from gcbench.models.anchors import SceneAnchors, UnitCube
+from gcbench.models.sparse_cpu import convolve_occupied
 
 Resolution: TypeAlias = tuple[int, int, int]
 Reduction: TypeAlias = Literal["mean", "sum"]
@@ -29,69 +30,44 @@ _GROUPS = 8
 
 
 @dataclass(frozen=True)
-class UnitCube:
-    """The map I of Eq. 6, for one scene: metres to the cube [-0.5, 0.5]^3, with one scale for all three axes.
-
-    The scene's longest extent fills the cube; x and y are centred and the floor lies at z = -0.5.
+class Voxels:
+    """The part of the unit cube's uniform grid that is kept, and where a scene's points fall in it (Eq. 6).
 
     Attributes:
-        center: [3] metres, the point that maps to (0, 0, 0).
-        scale: [] cube units per metre.
-    """
-
-    center: Tensor
-    scale: Tensor
-
-    @classmethod
-    def around(cls, coord: Tensor) -> UnitCube:
-        """The cube of a scene's points [N, 3], metres.
-
-        Raises:
-            DataError: there are no points, they are not finite, or all of them coincide.
-        """
-        if not len(coord) or not bool(torch.isfinite(coord).all()):
-            raise DataError("A scene without points, or with points that are not finite, has no unit cube.")
-        low, high = coord.amin(0), coord.amax(0)
-        extent = (high - low).max()
-        if not float(extent) > 0:
-            raise DataError("All points of a scene coincide; it has no unit cube.", "Check the crop and the mask.")
-        center = (low + high) / 2
-        center[2] = low[2] + extent / 2
-        return cls(center, 1.0 / extent)
-
-    def points(self, coord: Tensor) -> Tensor:
-        """Points [..., 3] in cube units."""
-        return (coord - self.center) * self.scale
-
-    def metres(self, coord_cube: Tensor) -> Tensor:
-        """The inverse of `points`."""
-        return coord_cube / self.scale + self.center
-
-    def views(self, views: PosedViews) -> PosedViews:
-        """The same views with viewmats and depths in cube units: R p + t becomes R p' + scale (R center + t).
-
-        A point is seen at the same pixel, at its metric depth times `scale`.
-        """
-        viewmats = views.viewmats.clone()
-        viewmats[:, :3, 3] = self.scale * (views.viewmats[:, :3, :3] @ self.center + views.viewmats[:, :3, 3])
-        return replace(views, viewmats=viewmats, depths=views.depths * self.scale)
-
-
-@dataclass(frozen=True)
-class SceneVolume:
-    """The feature volume of one scene: A anchors, one per voxel, with x slowest and z fastest.
-
-    Attributes:
-        features: [A, D], F_d of Eq. 8.
-        centers: [A, 3], voxel centres C_v, cube units.
-        occupied: [x, y, z] bool, voxels that hold a point.
+        index: [N] int64, the voxel of every point; a voxel's number is (i y + j) z + k.
+        low: [3] int64, the first voxel of the part, in the whole grid.
+        shape: (x, y, z).
         edges: [3], the voxel's edge along each axis, cube units.
     """
 
-    features: Tensor
-    centers: Tensor
-    occupied: Tensor
+    index: Tensor
+    low: Tensor
+    shape: Resolution
     edges: Tensor
+
+    @classmethod
+    def of(cls, coord_cube: Tensor, resolution: Resolution, margin: int | None) -> Voxels:
+        """Divide the cube.
+
+        Args:
+            coord_cube: [N, 3], cube units.
+            resolution: (X, Y, Z).
+            margin: keep the box of occupied voxels and so many around it, cut at the cube; None keeps the whole cube.
+        """
+        size = torch.tensor(resolution, device=coord_cube.device)
+        voxel = torch.minimum(((coord_cube + 0.5) * size).floor().long().clamp(min=0), size - 1)
+        low, high = torch.zeros_like(size), size
+        if margin is not None:
+            low = (voxel.amin(0) - margin).clamp(min=0)
+            high = torch.minimum(voxel.amax(0) + 1 + margin, size)
+        x, y, z = (int(count) for count in (high - low).tolist())
+        i, j, k = (voxel - low).unbind(1)
+        return cls((i * y + j) * z + k, low, (x, y, z), 1.0 / size.to(coord_cube))
+
+    def centers(self) -> Tensor:
+        """C_v of Eq. 6: the centres of the A voxels [A, 3], cube units."""
+        steps = torch.meshgrid(*(torch.arange(n, device=self.low.device) for n in self.shape), indexing="ij")
+        return (torch.stack(steps, dim=-1).view(-1, 3) + self.low + 0.5) * self.edges - 0.5
 
 
 class DenseVolume(nn.Module):
@@ -141,10 +117,11 @@ class DenseVolume(nn.Module):
             )
         self.resolution: Resolution = (resolution[0], resolution[1], resolution[2])
         self.scatter: Reduction = scatter
-        self.crop, self.margin, self.checkpointing = crop, margin, checkpointing
+        self.margin = margin if crop else None
+        self.checkpointing = checkpointing
         self.out_channels = widths[-1]
         sizes = [in_channels, *widths]
-        self.blocks = nn.ModuleList(_block(i, o, norm) for i, o in pairwise(sizes))
+        self.blocks = nn.ModuleList(_Block(i, o, norm) for i, o in pairwise(sizes))
 
     @property
     def edges(self) -> tuple[float, float, float]:
@@ -152,60 +129,126 @@ class DenseVolume(nn.Module):
         X, Y, Z = self.resolution
         return 1.0 / X, 1.0 / Y, 1.0 / Z
 
-    def forward(self, coord: Tensor, features: Tensor, offsets: Tensor) -> tuple[tuple[UnitCube, SceneVolume], ...]:
-        """The cube and the volume of every scene.
+    def forward(self, coord: Tensor, features: Tensor, offsets: Tensor) -> tuple[tuple[UnitCube, SceneAnchors], ...]:
+        """The cube and the anchors of every scene: one per voxel, z fastest.
 
         Args:
             coord: [N, 3] metres.
             features: [N, C].
             offsets: [B] cumulative number of points.
+
+        Raises:
+            DataError: a scene has no points, or points that are not finite.
         """
         sizes = torch.diff(offsets, prepend=offsets.new_zeros(1)).tolist()
         scenes = zip(torch.split(coord, sizes), torch.split(features, sizes), strict=True)
         return tuple(self._scene(*scene) for scene in scenes)
 
-    def _scene(self, coord: Tensor, features: Tensor) -> tuple[UnitCube, SceneVolume]:
+    def _scene(self, coord: Tensor, features: Tensor) -> tuple[UnitCube, SceneAnchors]:
         cube = UnitCube.around(coord)
-        size = torch.tensor(self.resolution, device=coord.device)
-        voxel = torch.minimum(((cube.points(coord) + 0.5) * size).floor().long().clamp(min=0), size - 1)
-        low, high = torch.zeros_like(size), size
-        if self.crop:
-            low = (voxel.amin(0) - self.margin).clamp(min=0)
-            high = torch.minimum(voxel.amax(0) + 1 + self.margin, size)
-        x, y, z = shape = [int(count) for count in high - low]
-        local = voxel - low
-        index = (local[:, 0] * y + local[:, 1]) * z + local[:, 2]
-        dense, occupied = scatter_features(features, index, x * y * z, self.scatter)
-        volume = dense.view(1, x, y, z, -1).permute(0, 4, 1, 2, 3)
-        for block in self.blocks:
-            volume = checkpoint(block, volume, use_reentrant=False) if self.checkpointing else block(volume)
-        steps = torch.meshgrid(*(torch.arange(n, device=coord.device) for n in shape), indexing="ij")
-        edges = 1.0 / size.to(features)
-        centers = (torch.stack(steps, dim=-1).view(-1, 3) + low + 0.5) * edges - 0.5
-        anchors = volume.permute(0, 2, 3, 4, 1).reshape(x * y * z, -1)
-        return cube, SceneVolume(anchors, centers, occupied.view(x, y, z), edges)
+        voxels = Voxels.of(cube.points(coord), self.resolution, self.margin)
+        values, cells = scatter_features(features, voxels.index, self.scatter)
+        volume = self.dense(values, cells, voxels.shape)
+        inside = dilate(cells, voxels.shape)
+        return cube, SceneAnchors(volume, voxels.centers(), inside, voxels.edges)
+
+    def dense(self, values: Tensor, cells: Tensor, shape: Resolution) -> Tensor:
+        """The dense network E_den of Eq. 8.
+
+        Args:
+            values: [M, C], F_v of the voxels that hold a point; all others are zero.
+            cells: [M] int64, their numbers.
+            shape: (x, y, z).
+
+        Returns:
+            [A, D], F_d.
+        """
+        volume = self._block(0, values, cells, shape)
+        for number in range(1, len(self.blocks)):
+            volume = self._block(number, volume)
+        return volume.permute(0, 2, 3, 4, 1).reshape(-1, self.out_channels)
+
+    def _block(self, number: int, *inputs: Tensor | Resolution) -> Tensor:
+        block = self.blocks[number]
+        volume: Tensor = checkpoint(block, *inputs, use_reentrant=False) if self.checkpointing else block(*inputs)
+        return volume
 
 
-def scatter_features(features: Tensor, index: Tensor, cells: int, reduction: Reduction) -> tuple[Tensor, Tensor]:
-    """Sum or mean of the features [N, C] of each cell [cells, C], zero where empty; and which have any (Eq. 7)."""
-    total = features.new_zeros(cells, features.shape[1])
-    total = total.scatter_add(0, index[:, None].expand(-1, features.shape[1]), features)
-    count = torch.bincount(index, minlength=cells)
+class _Block(nn.Sequential):
+    """Convolution, norm, ReLU: [1, C, x, y, z] to [1, D, x, y, z], channels last in memory.
+
+    The first block gets the occupied voxels alone. On the CPU its convolution visits only those: the same numbers at a
+    fraction of the work, as rooms fill less than a tenth of their box. Under autocast its factors and its result are
+    rounded, its sums are not.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, norm: Norm) -> None:
+        normalise: nn.Module
+        if norm == "batch":
+            normalise = nn.BatchNorm3d(out_channels)
+        else:
+            normalise = nn.GroupNorm(_GROUPS if out_channels % _GROUPS == 0 else 1, out_channels)
+        convolution = nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=False)
+        super().__init__(convolution, normalise, nn.ReLU(inplace=True))
+
+    def forward(self, values: Tensor, cells: Tensor | None = None, shape: Resolution | None = None) -> Tensor:
+        convolution = self[0]
+        assert isinstance(convolution, nn.Conv3d)
+        if cells is None or shape is None:
+            convolved: Tensor = convolution(values)
+        elif values.device.type == "cpu":
+            low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else values.dtype
+            rows = convolve_occupied(values.to(low), cells, shape, convolution.weight.to(low))
+            convolved = _as_volume(rows.to(low), shape)
+        else:
+            grid = values.new_zeros(shape[0] * shape[1] * shape[2], values.shape[1])
+            convolved = convolution(_as_volume(grid.index_copy(0, cells, values), shape))
+        result: Tensor = self[2](self._normalised(convolved))
+        return result
+
+    def _normalised(self, volume: Tensor) -> Tensor:
+        """The norm, also of a single voxel: it has no batch statistics, so batch norm takes its running ones."""
+        norm = self[1]
+        if isinstance(norm, nn.GroupNorm):
+            return torch.group_norm(volume, norm.num_groups, norm.weight, norm.bias, norm.eps)
+        assert isinstance(norm, nn.BatchNorm3d)
+        if norm.training and volume[0, 0].numel() == 1:
+            statistics = norm.running_mean, norm.running_var
+            return functional.batch_norm(volume, *statistics, norm.weight, norm.bias, eps=norm.eps)
+        normalised: Tensor = norm(volume)
+        return normalised
+
+
+def _as_volume(rows: Tensor, shape: Resolution) -> Tensor:
+    """[A, C] as [1, C, x, y, z], without a copy."""
+    return rows.view(1, *shape, -1).permute(0, 4, 1, 2, 3)
+
+
+def scatter_features(features: Tensor, index: Tensor, reduction: Reduction) -> tuple[Tensor, Tensor]:
+    """`Scatter` of Eq. 7, without the voxels that stay zero; sums in float32 at least.
+
+    Args:
+        features: [N, C], F_s.
+        index: [N] int64, the voxel of each point.
+        reduction: how the features of a voxel's points become one.
+
+    Returns:
+        [M, C], F_v of the voxels that hold a point, and their numbers [M] int64, ascending.
+    """
+    cells, inverse, count = torch.unique(index, return_inverse=True, return_counts=True)
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    values = features.new_zeros(len(cells), features.shape[1]).index_add(0, inverse, features)
     if reduction == "mean":
-        total = total / count.clamp(min=1)[:, None]
-    return total, count > 0
+        values = values / count[:, None]
+    return values, cells
 
 
-def dilate(occupied: Tensor, steps: int) -> Tensor:
-    """Occupied voxels [x, y, z] and all that lie within `steps` voxels of one along every axis."""
-    grown = functional.max_pool3d(occupied[None, None].float(), 2 * steps + 1, stride=1, padding=steps)
-    return grown[0, 0] > 0
-
-
-def _block(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
-    normalise: nn.Module
-    if norm == "batch":
-        normalise = nn.BatchNorm3d(out_channels)
-    else:
-        normalise = nn.GroupNorm(_GROUPS if out_channels % _GROUPS == 0 else 1, out_channels)
-    return nn.Sequential(nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=False), normalise, nn.ReLU())
+def dilate(cells: Tensor, shape: Resolution) -> Tensor:
+    """Which of the A voxels are in `cells` [M], or touch one that is by a face, an edge or a corner: [A] bool."""
+    x, y, z = shape
+    occupied = torch.zeros(x + 2, y + 2, z + 2, dtype=torch.bool, device=cells.device)
+    occupied[cells // (y * z) + 1, cells // z % y + 1, cells % z + 1] = True
+    occupied = occupied[:-2] | occupied[1:-1] | occupied[2:]
+    occupied = occupied[:, :-2] | occupied[:, 1:-1] | occupied[:, 2:]
+    occupied = occupied[:, :, :-2] | occupied[:, :, 1:-1] | occupied[:, :, 2:]
+    return occupied.reshape(-1)

@@ -17,7 +17,7 @@ from gcbench.errors import InputError
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The lambdas of Eq. 20."""
+    """The lambdas of Eq. 20; 0 leaves a target out (Table 5)."""
 
     image: float
     depth: float
@@ -26,7 +26,10 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class PretrainingLoss:
-    """Eq. 20: the weighted `total` and its unweighted terms, all []; `semantic` is None without a teacher."""
+    """The weighted `total` of Eq. 20 and its unweighted terms, all [], in float32 at least.
+
+    A term whose weight is 0 is measured all the same, without gradient; `semantic` is None without feature maps.
+    """
 
     total: Tensor
     image: Tensor
@@ -51,8 +54,9 @@ def depth_loss(depths: Tensor, target_depths: Tensor) -> Tensor:
 
 
 def semantic_loss(feature_maps: Tensor, teacher_maps: Tensor) -> Tensor:
-    """Eq. 19: 1 - cos of feature maps [V, h, w, D], mean over views and cells."""
+    """Eq. 19: 1 - cos of feature maps [V, h, w, D], mean over views and cells; the teacher's may be fp16."""
     _same_shape("feature maps", feature_maps, teacher_maps)
+    teacher_maps = teacher_maps.to(feature_maps)
     return (1.0 - functional.cosine_similarity(feature_maps, teacher_maps, dim=-1)).mean()
 
 
@@ -66,7 +70,7 @@ def pretraining_loss(
     feature_maps: Tensor | None = None,
     teacher_maps: Tensor | None = None,
 ) -> PretrainingLoss:
-    """Eq. 20, over V views of one or several scenes (concatenated).
+    """Eq. 20, over V views of one or several scenes (concatenated; each scene may have another number of views).
 
     Args:
         colors: [V, H, W, 3] rendered.
@@ -84,13 +88,19 @@ def pretraining_loss(
         raise InputError(
             "The semantic loss needs both feature maps.", "Set its weight to 0 to train without a teacher."
         )
-    image, depth = image_loss(colors, target_colors), depth_loss(depths, target_depths)
-    total = weights.image * image + weights.depth * depth
-    semantic = None
+    image = image_loss(_wanted(colors, weights.image), target_colors)
+    depth = depth_loss(_wanted(depths, weights.depth), target_depths)
+    semantic, total = None, weights.image * image + weights.depth * depth
     if feature_maps is not None and teacher_maps is not None:
-        semantic = semantic_loss(feature_maps, teacher_maps)
+        semantic = semantic_loss(_wanted(feature_maps, weights.semantic), teacher_maps)
         total = total + weights.semantic * semantic
     return PretrainingLoss(total, image, depth, semantic)
+
+
+def _wanted(rendered: Tensor, weight: float) -> Tensor:
+    """What is rendered, in float32 at least; without gradient if its weight is 0."""
+    rendered = rendered.to(torch.promote_types(rendered.dtype, torch.float32))
+    return rendered if weight else rendered.detach()
 
 
 def psnr(colors: Tensor, target_colors: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gcbench.models.dense_volume import DenseVolume
 from gcbench.models.gaussian_heads import GaussianHeads
+from gcbench.models.point_anchors import PointAnchors
 from gcbench.models.pretrainer import Pretrainer
 from gcbench.models.sparse_unet import SparseUNet
 from gcbench.recipe.schema import PretrainRecipe
@@ -18,22 +19,14 @@ def build_pretrainer(recipe: PretrainRecipe, encoder: SparseUNet, teacher_dim: i
         encoder: E_phi.
         teacher_dim: channels of the teacher, None without one: then nothing is distilled.
     """
-    volume = DenseVolume(
-        encoder.out_channels,
-        recipe.volume.grid,
-        recipe.volume.dense_channels,
-        scatter=recipe.volume.scatter,
-        crop=recipe.volume.crop,
-        margin=recipe.volume.margin,
-        norm=recipe.volume.norm,
-        checkpointing=recipe.volume.checkpoint,
-    )
+    anchors = _anchors(recipe, encoder.out_channels)
     gaussians = recipe.gaussians
+    feature_channels = 0 if teacher_dim is None else gaussians.feature_channels
     heads = GaussianHeads(
-        recipe.volume.dense_channels[-1],
-        gaussians.feature_channels,
+        anchors.out_channels,
+        feature_channels,
         gaussians.hidden,
-        volume.edges,
+        anchors.edges,
         threshold=gaussians.opacity_threshold,
         min_kept=gaussians.min_kept,
         opacity_prior=gaussians.opacity_prior,
@@ -45,10 +38,26 @@ def build_pretrainer(recipe: PretrainRecipe, encoder: SparseUNet, teacher_dim: i
     )
     return Pretrainer(
         encoder,
-        volume,
+        anchors,
         heads,
         render,
-        feature_channels=gaussians.feature_channels,
+        feature_channels=feature_channels,
         teacher_channels=teacher_dim,
         background=recipe.losses.background,
+    )
+
+
+def _anchors(recipe: PretrainRecipe, channels: int) -> DenseVolume | PointAnchors:
+    volume = recipe.volume
+    if volume.anchors == "points":
+        return PointAnchors(channels, recipe.data.grid_size)
+    return DenseVolume(
+        channels,
+        volume.grid,
+        volume.dense_channels,
+        scatter=volume.scatter,
+        crop=volume.crop,
+        margin=volume.margin,
+        norm=volume.norm,
+        checkpointing=volume.checkpoint,
     )

@@ -1,26 +1,27 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from gcbench.errors import InputError
-from gcbench.models.dense_volume import SceneVolume
+from gcbench.models.anchors import SceneAnchors
 from gcbench.models.gaussian_heads import GaussianHeads
 
 EDGES = (1 / 8, 1 / 8, 1 / 4)
 
 
-def volume(seed: int = 0, requires_grad: bool = False) -> SceneVolume:
-    """6 x 6 x 4 voxels, a plate of 2 x 2 x 1 of them occupied."""
+def volume(seed: int = 0, requires_grad: bool = False) -> SceneAnchors:
+    """6 x 6 x 4 voxels, a plate of 2 x 2 x 1 of them occupied: it and its neighbours are inside."""
     features = torch.randn(144, 10, generator=torch.Generator().manual_seed(seed)).requires_grad_(requires_grad)
     steps = torch.meshgrid(torch.arange(6), torch.arange(6), torch.arange(4), indexing="ij")
     centers = (torch.stack(steps, -1).view(-1, 3) + 0.5) * torch.tensor(EDGES) - 0.5
-    occupied = torch.zeros(6, 6, 4, dtype=torch.bool)
-    occupied[2:4, 2:4, 0] = True
-    return SceneVolume(features, centers, occupied, torch.tensor(EDGES))
+    inside = torch.zeros(6, 6, 4, dtype=torch.bool)
+    inside[1:5, 1:5, :2] = True
+    return SceneAnchors(features, centers, inside.view(-1), torch.tensor(EDGES))
 
 
 def heads(**options: Any) -> GaussianHeads:
@@ -62,7 +63,7 @@ def test_pruning_is_hard_and_exact() -> None:
     kept = opacity > 0.49
     assert 0 < counts.kept == int(kept.sum()) < 144
     assert float(gaussians.opacities.detach().min()) > 0.49
-    assert torch.equal(gaussians.opacities, opacity[kept])
+    torch.testing.assert_close(gaussians.opacities, opacity[kept])
     sum(field.sum() for field in vars(gaussians).values()).backward()
     assert scene.features.grad is not None
     assert torch.equal(scene.features.grad.any(dim=1), kept)  # gradient only through what is kept
@@ -76,6 +77,30 @@ def test_floor_keeps_the_most_opaque_when_all_fall_below_tau() -> None:
     assert (counts.above, counts.kept, len(gaussians)) == (0, 7, 7)
     gaussians.opacities.sum().backward()
     assert bool(model.opacity[-1].bias.grad.any())  # not dead
+
+
+def test_without_a_floor_everything_can_be_pruned() -> None:
+    """The literal Eq. 13: no Gaussian is left, and every parameter still has a gradient, of zero."""
+    model = heads(min_kept=0)
+    with torch.no_grad():
+        model.opacity[-1].bias.fill_(-20.0)
+    gaussians, counts = model(volume(requires_grad=True))
+    assert (counts.above, counts.kept, len(gaussians), counts.gone) == (0, 0, 0, 32)
+    assert gaussians.features.shape == (0, 5)
+    sum(field.sum() for field in vars(gaussians).values()).backward()
+    assert all(value.grad is not None and not value.grad.any() for value in model.parameters())
+
+
+def test_without_a_feature_head() -> None:
+    model = GaussianHeads(10, 0, 16, EDGES, threshold=0.3, min_kept=4)
+    assert not any(name.startswith("feature") for name, _ in model.named_parameters())
+    assert model(volume())[0].features.shape == (32, 0)
+
+
+def test_low_precision_features_give_float32_gaussians() -> None:
+    scene = volume()
+    gaussians, _ = heads()(replace(scene, features=scene.features.bfloat16()))
+    assert {field.dtype for field in vars(gaussians).values()} == {torch.float32}
 
 
 def test_means_stay_within_the_offset_range_of_their_voxels() -> None:
@@ -109,3 +134,5 @@ def test_fatal_starts_are_refused() -> None:
         heads(opacity_prior="full")
     with pytest.raises(InputError, match="scale_start > 0"):
         heads(scale_start=0.0)
+    with pytest.raises(InputError, match="min_kept >= 0"):
+        heads(min_kept=-1)

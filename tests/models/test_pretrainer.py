@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,9 +16,7 @@ from gcbench.models.teachers import ClassicalTeacher
 from gcbench.objectives.pretraining import LossWeights, pretraining_loss, psnr
 from gcbench.splatting import render
 from gcbench.structures import PointBatch, PosedViews
-
-ROOM = torch.tensor([3.0, 2.4, 2.0])  # metres
-WIDTH, HEIGHT = 32, 24
+from tests.models.box_room import looking_away, room_points, room_views, together
 
 
 @pytest.fixture(autouse=True)
@@ -40,49 +38,6 @@ class PointMLP(nn.Module):
     def forward(self, batch: PointBatch) -> Tensor:
         features: Tensor = self.layers(batch.feat)
         return features
-
-
-def wall_colour(points: Tensor) -> Tensor:
-    """Smooth colours of the inside of the room's box, by place; points [..., 3] metres."""
-    x, y, z = (points / ROOM).unbind(-1)
-    return torch.stack((0.2 + 0.6 * x, 0.8 - 0.6 * y, 0.3 + 0.4 * torch.sin(math.pi * z)), dim=-1).clamp(0, 1)
-
-
-def room_points(count: int = 3000) -> PointBatch:
-    draw = torch.Generator().manual_seed(0)
-    coord = torch.rand(count, 3, generator=draw) * ROOM
-    axis = torch.randint(0, 3, (count,), generator=draw)
-    normal = torch.zeros(count, 3)
-    for i in range(3):  # push every point to one of the six walls
-        on_wall = axis == i
-        far = torch.rand(count, generator=draw) < 0.5
-        coord[on_wall, i] = torch.where(far, ROOM[i], torch.zeros(()))[on_wall]
-        normal[on_wall, i] = torch.where(far, -1.0, 1.0)[on_wall]
-    feat = torch.cat((wall_colour(coord) * 2 - 1, normal), dim=1)
-    grid_coord = (coord / 0.05).int()
-    return PointBatch(coord, grid_coord, feat, torch.tensor([count]))
-
-
-def room_views(count: int) -> PosedViews:
-    """Exact colour and depth of the box from its middle, looking around."""
-    K = torch.tensor([[0.7 * WIDTH, 0, WIDTH / 2], [0, 0.7 * WIDTH, HEIGHT / 2], [0, 0, 1]])
-    y, x = torch.meshgrid(torch.arange(HEIGHT) + 0.5, torch.arange(WIDTH) + 0.5, indexing="ij")
-    rays = torch.stack(((x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], torch.ones_like(x)), dim=-1)
-    eye, colors, depths, viewmats = ROOM / 2, [], [], []
-    for view in range(count):
-        turn = 2 * math.pi * view / count
-        forward = torch.tensor([math.cos(turn), math.sin(turn), 0.0])
-        right = torch.tensor([math.sin(turn), -math.cos(turn), 0.0])
-        rotation = torch.stack((right, torch.tensor([0.0, 0, -1]), forward))  # world-to-camera
-        directions = rays @ rotation
-        distance = torch.where(directions > 0, ROOM - eye, -eye) / directions
-        depth = distance.amin(-1)  # rays have z = 1 in the camera: the way along one is its depth
-        viewmat = torch.eye(4)
-        viewmat[:3, :3], viewmat[:3, 3] = rotation, -rotation @ eye
-        colors.append(wall_colour(eye + depth[..., None] * directions))
-        depths.append(depth)
-        viewmats.append(viewmat)
-    return PosedViews(torch.stack(colors), torch.stack(depths), torch.stack(viewmats), K.expand(count, 3, 3))
 
 
 def pretrainer(**options: Any) -> Pretrainer:
@@ -118,22 +73,9 @@ def test_losses_fall_and_the_room_appears() -> None:
     assert float(psnr(scene.rendered.colors.detach(), views.colors).mean()) > 20
 
 
-def test_every_part_gets_gradient() -> None:
-    model = pretrainer()
-    (scene,) = model(room_points(), [room_views(2)], (3, 4))
-    (scene.rendered.colors.square().sum() + scene.rendered.depths.sum() + scene.feature_maps.square().sum()).backward()
-    without = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()]
-    assert without == []
-
-
 def test_scenes_of_a_batch_are_rendered_apart_and_in_cube_units() -> None:
     points, views = room_points(), room_views(2)
-    both = PointBatch(
-        torch.cat((points.coord, 2 * points.coord)),
-        torch.cat((points.grid_coord, 2 * points.grid_coord)),
-        points.feat.repeat(2, 1),
-        torch.tensor([3000, 6000]),
-    )
+    both = together(points, replace(points, coord=2 * points.coord, grid_coord=2 * points.grid_coord))
     viewmats = views.viewmats.clone()
     viewmats[:, :3, 3] *= 2
     twice = PosedViews(views.colors, views.depths * 2, viewmats, views.Ks)
@@ -155,8 +97,7 @@ def test_averaging_before_a_linear_projection_is_averaging_after_it() -> None:
 
 
 def test_background_is_the_mean_colour_where_asked() -> None:
-    away = room_views(1)
-    away.viewmats[:, 2, 3] -= 100.0  # the room lies behind the camera
+    away = looking_away(room_views(1))
     (black,), (mean,) = (pretrainer(background=name)(room_points(), [away]) for name in ("black", "mean"))
     assert not black.rendered.colors.any()
     torch.testing.assert_close(mean.rendered.colors[0, 0, 0], away.colors.mean(dim=(0, 1, 2)))
@@ -169,3 +110,5 @@ def test_mistakes_are_named() -> None:
         pretrainer(teacher_channels=None)(room_points(), [room_views(1)], (3, 4))
     with pytest.raises(InputError, match="background 'white'"):
         pretrainer(background="white")
+    with pytest.raises(InputError, match="features to project"):
+        pretrainer(feature_channels=0)

@@ -73,3 +73,34 @@ def test_psnr_is_per_view_and_of_clamped_colours() -> None:
     values = psnr(rendered, target)
     assert float(values[0]) == pytest.approx(20.0, abs=1e-4)
     assert float(values[1]) > 300 and math.isfinite(float(values[1]))
+
+
+def test_a_weight_of_zero_leaves_a_target_out_but_measures_it() -> None:
+    """Table 5: the term is logged, and nothing is learnt from it."""
+    draw = torch.Generator().manual_seed(0)
+    colors, targets = torch.rand(2, 1, 4, 5, 3, generator=draw)
+    depths, target_depths = torch.rand(2, 1, 4, 5, generator=draw)
+    colors.requires_grad_()
+    depths.requires_grad_()
+    loss = pretraining_loss(colors, depths, targets, target_depths, LossWeights(1.0, 0.0, 0.0))
+    loss.total.backward()
+    assert depths.grad is None and colors.grad is not None
+    torch.testing.assert_close(loss.total, loss.image)
+    torch.testing.assert_close(loss.depth, depth_loss(depths, target_depths))
+
+
+def test_losses_are_float32_whatever_comes_in() -> None:
+    draw = torch.Generator().manual_seed(0)
+    colors, depths = torch.rand(1, 4, 5, 3, generator=draw).half(), torch.rand(1, 4, 5, generator=draw).half()
+    maps = torch.randn(1, 2, 2, 6, generator=draw)
+    loss = pretraining_loss(
+        colors,
+        depths,
+        torch.ones(1, 4, 5, 3),
+        torch.ones(1, 4, 5),
+        LossWeights(1.0, 1.0, 1.0),
+        feature_maps=maps,
+        teacher_maps=maps.half(),
+    )
+    assert {term.dtype for term in (loss.total, loss.image, loss.depth)} == {torch.float32}
+    assert loss.semantic is not None and float(loss.semantic) == pytest.approx(0.0, abs=1e-6)

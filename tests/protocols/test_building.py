@@ -10,6 +10,7 @@ import torch
 
 from gcbench.data.samples import EvaluationSample, PointSample
 from gcbench.errors import DataError
+from gcbench.models.point_anchors import PointAnchors
 from gcbench.models.teachers import ClassicalTeacher
 from gcbench.protocols.encoders import build_encoder, export_encoder, load_encoder
 from gcbench.protocols.loading import steps
@@ -34,6 +35,19 @@ def test_the_recipe_builds_its_model(preset: str | None, parameters: int | None)
     assert model.volume.out_channels == recipe.volume.dense_channels[-1]
     if parameters is not None:
         assert sum(parameter.numel() for parameter in encoder.parameters()) == parameters
+
+
+@pytest.mark.parametrize("ablation", ["without-cuboid", "without-offsets", "targets-image", "opacity-0.7"])
+def test_the_ablations_build_their_models(ablation: str) -> None:
+    recipe = load_recipe(f"pretrain/{ablation}", preset="tiny").recipe
+    assert isinstance(recipe, PretrainRecipe)
+    teacher_dim = 12 if recipe.losses.semantic else None
+    model = build_pretrainer(recipe, build_encoder(recipe.encoder), teacher_dim)
+    assert isinstance(model.volume, PointAnchors) == (ablation == "without-cuboid")
+    assert (model.heads.offset is None) == (ablation == "without-offsets")
+    assert (model.projection is None) == (ablation == "targets-image")
+    assert (model.heads.feature is None) == (ablation == "targets-image")
+    assert model.heads.threshold == recipe.gaussians.opacity_threshold
 
 
 def small(width: int = 8) -> Encoder:
