@@ -25,6 +25,7 @@ VERBS = {
     "data": ("Prepare, check and describe datasets.", "gcbench.cli.data"),
     "recipes": ("List, show and check recipes.", "gcbench.cli.recipes"),
     "pretrain": ("Pre-train a backbone from a recipe.", "gcbench.cli.pretrain"),
+    "render": ("Render views of a scene from a pre-trained model.", "gcbench.cli.render"),
     "reproduce": ("Reproduce a table of the paper, or some of its cells.", "gcbench.cli.reproduce"),
     "report": ("Compare results with the paper, cell by cell.", "gcbench.cli.report"),
     "doctor": ("Check the installation by running each engine once.", "gcbench.cli.doctor"),

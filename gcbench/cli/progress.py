@@ -1,11 +1,13 @@
-"""Live progress of jobs: bars in a terminal, one line per job elsewhere."""
+"""Live progress of jobs: bars in a terminal, one line per job (and per evaluation, if wanted) elsewhere."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,6 +21,8 @@ from rich.progress import (
 from gcbench.protocols.jobs import Job, SemanticJob
 
 _SHOWN = ("loss", "image", "depth", "semantic", "psnr_heldout", "mIoU")
+_LIVE = ("loss", "image", "depth", "semantic", "psnr", "psnr_heldout", "mIoU", "seconds", "memory_mb", "kept")
+_EVALUATED = ("psnr_heldout", "psnr_train", "loss", "seconds", "memory_mb", "kept")
 _VERBS = {"rooms": "making rooms", "prepare": "preparing", "pretrain": "pre-training", "folds": "joining"}
 
 
@@ -35,11 +39,13 @@ class JobProgress:
     Args:
         console: where to.
         total: how many jobs there are.
+        evaluations: outside a terminal, write a line for each evaluation too.
     """
 
-    def __init__(self, console: Console, total: int) -> None:
+    def __init__(self, console: Console, total: int, *, evaluations: bool = False) -> None:
         self.console = console
         self.total = total
+        self.evaluations = evaluations
         self.number = 0
         self._started = 0.0
         self._text = ""
@@ -67,22 +73,29 @@ class JobProgress:
     def event(self, event: dict[str, Any]) -> None:
         """Something happened in the job."""
         if event["event"] == "warning":
-            self.console.print(f"[yellow]{event['message']}")
+            self.console.print(f"[yellow]{escape(event['message'])}", highlight=False, soft_wrap=True)
             return
-        values = {key: event[key] for key in _SHOWN if isinstance(event.get(key), (int, float))}
-        self._last.update(values)
+        self._last.update({key: value for key, value in event.items() if isinstance(value, (int, float))})
         if self._progress is not None and self._task is not None:
             if "step" in event and "total" in event:
                 self._progress.update(self._task, completed=event["step"], total=event["total"])
             label = str(event.get("phase", ""))
-            self._progress.update(self._task, values=" ".join(filter(None, (label, _numbers(self._last)))))
+            self._progress.update(self._task, values=" ".join(filter(None, (label, _numbers(self._last, _LIVE)))))
+        elif self.evaluations and event["event"] == "evaluation":
+            self._write_evaluation(event)
+
+    def _write_evaluation(self, event: dict[str, Any]) -> None:
+        step, total, seconds = event["step"], event["total"], self._last.get("seconds")
+        left = f"  about {_duration(seconds * (total - step))} left" if seconds and step < total else ""
+        values = _numbers(self._last, _EVALUATED)
+        self.console.print(f"step {step:>6}/{total}  {values}{left}", highlight=False, soft_wrap=True)
 
     def end(self, state: str, detail: str = "") -> None:
         """The job ended."""
         self.stop()
         seconds = time.perf_counter() - self._started
         mark = {"done": "[green]done[/]", "failed": "[red]failed[/]", "blocked": "[yellow]not run[/]"}[state]
-        values = detail or _numbers(self._last)
+        values = detail or _numbers(self._last, _SHOWN)
         self.console.print(
             f"{self._place} {self._text:<54} {mark} [dim]{seconds:6.1f} s[/]  {values}", highlight=False, soft_wrap=True
         )
@@ -98,13 +111,26 @@ class JobProgress:
         return f"[dim]{self.number:>2}/{self.total}[/]"
 
 
-def _numbers(values: dict[str, Any]) -> str:
-    shown = []
-    for key, value in values.items():
-        if key == "mIoU":
-            shown.append(f"mIoU {100 * value:.1f} %")
-        elif key == "psnr_heldout":
-            shown.append(f"held-out PSNR {value:.1f} dB")
-        else:
-            shown.append(f"{key} {value:.3f}")
-    return "  ".join(shown)
+def _numbers(values: dict[str, Any], shown: tuple[str, ...]) -> str:
+    return "  ".join(_FORMATS.get(key, _loss)(key, values[key]) for key in shown if key in values)
+
+
+def _loss(key: str, value: float) -> str:
+    return f"{key} {value:.3f}"
+
+
+_FORMATS: dict[str, Callable[[str, float], str]] = {
+    "mIoU": lambda key, value: f"mIoU {100 * value:.1f} %",
+    "psnr": lambda key, value: f"PSNR {value:.1f} dB",
+    "psnr_heldout": lambda key, value: f"held-out PSNR {value:.1f} dB",
+    "psnr_train": lambda key, value: f"of views trained on {value:.1f} dB",
+    "seconds": lambda key, value: f"{value:.2f} s/step" if value > 0.5 else f"{1 / max(value, 1e-9):.1f} steps/s",
+    "memory_mb": lambda key, value: f"{value:,.0f} MB",
+    "kept": lambda key, value: f"{value:,.0f} Gaussians",
+}
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

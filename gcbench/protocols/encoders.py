@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -20,9 +22,16 @@ def build_encoder(sizes: Encoder) -> SparseUNet:
     return SparseUNet(sizes.in_channels, sizes.base_channels, sizes.channels, sizes.layers)
 
 
-def export_encoder(encoder: SparseUNet, sizes: Encoder, folder: Path) -> Path:
-    """Write `config.json` and `model.safetensors` (official parameter names); returns the weights' path."""
-    config = {"model_type": "gcbench-sparse-unet", **sizes.model_dump(mode="json")}
+def export_encoder(encoder: SparseUNet, sizes: Encoder, folder: Path, origin: Mapping[str, Any] | None = None) -> Path:
+    """Write `config.json` and `model.safetensors` (official parameter names); returns the weights' path.
+
+    Args:
+        encoder: what was trained.
+        sizes: its sizes, for the config.
+        folder: where to.
+        origin: where it comes from: recipe, data, seed and so on, for the config.
+    """
+    config = {"model_type": "gcbench-sparse-unet", **sizes.model_dump(mode="json"), "pretraining": dict(origin or {})}
     text = json.dumps(config, indent=2) + "\n"
     write_atomic(folder / "config.json", text)
     save_weights(folder / "model.safetensors", encoder.state_dict(), {"format": "pt"})

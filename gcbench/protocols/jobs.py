@@ -80,6 +80,13 @@ class PrepareJob(_Strict):
         return content_hash({"kind": self.kind, "layout": self.layout, "source": self.source_key})
 
 
+def room_jobs(layout: Literal["scannet", "s3dis"], recipe: JobRecipe, folder: Path) -> tuple[RoomsJob, PrepareJob]:
+    """The jobs that make the rooms of a recipe and prepare them, in folders of their own below `folder`."""
+    prepared = folder / f"{layout}-{rooms_key(layout, recipe)[:8]}"
+    rooms = RoomsJob(name=layout, layout=layout, out=prepared.with_name(f"{prepared.name}-raw"), recipe=recipe)
+    return rooms, PrepareJob(name=layout, layout=layout, raw=rooms.out, out=prepared, source_key=rooms.key)
+
+
 class PretrainJob(_Strict):
     """Pre-train an encoder."""
 

@@ -1,33 +1,35 @@
 """GaussianCross pre-training: from scenes with posed frames to an exported encoder.
 
-Shape legend: V views of a scene, H x W pixels, D teacher channels.
+Shape legend: V views of a scene, H x W pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from gcbench import __version__
 from gcbench.data.batching import collate
-from gcbench.data.samples import PretrainSample, PretrainSamples, load_views, split_frames
+from gcbench.data.samples import PretrainSample, PretrainSamples
 from gcbench.data.storage import PreparedDataset
 from gcbench.data.transforms import GeometricAugmentation
-from gcbench.files import atomic_path
-from gcbench.models.pretrainer import Pretrainer, ScenePrediction
-from gcbench.models.sparse_unet import SparseUNet, batch_statistics
-from gcbench.models.teachers import ClassicalTeacher, Teacher
-from gcbench.objectives.pretraining import LossWeights, pretraining_loss, psnr
+from gcbench.models.pretrainer import Pretrainer
+from gcbench.models.sparse_unet import SparseUNet
+from gcbench.objectives.pretraining import psnr
 from gcbench.protocols.encoders import build_encoder, export_encoder
 from gcbench.protocols.jobs import PretrainJob
 from gcbench.protocols.loading import steps
+from gcbench.protocols.pretrain_checks import check_batch, check_data
+from gcbench.protocols.pretrain_evaluation import HeldOutEvaluation
+from gcbench.protocols.pretrain_objective import PretrainingObjective
 from gcbench.protocols.pretraining_model import build_pretrainer
 from gcbench.protocols.results import now, provenance, short_sha256
 from gcbench.recipe.schema import PretrainRecipe
+from gcbench.reporting.run_figures import draw_pretraining, panel_path
 from gcbench.runs.results import CurvePoint, PretrainResult
 from gcbench.runs.store import Run
 from gcbench.structures import PointBatch, PosedViews
@@ -37,17 +39,32 @@ from gcbench.training.optim import build_optimizer, build_scheduler
 
 PretrainBatch = tuple[PointBatch, list[PosedViews]]
 
+_WARNINGS = {
+    "no-depth": "no view has valid depth, so depth taught nothing",
+    "nothing-in-view": "no Gaussian lies in its views",
+    "one-point": "a single point was left to encode",
+    "all-pruned": "no Gaussian was above the opacity threshold, so the most opaque ones were kept",
+}
+
 
 class PretrainBatches:
-    """``batches[b]``: the samples b * batch_size ... of a pre-training set, points collated, views per scene."""
+    """``batches[b]``: the samples b * batch_size ... of a pre-training set, points collated, views per scene.
 
-    def __init__(self, samples: PretrainSamples, batch_size: int) -> None:
+    Args:
+        samples: the set.
+        batch_size: of all processes together.
+        part: (which process, of how many): its consecutive share of every batch.
+    """
+
+    def __init__(self, samples: PretrainSamples, batch_size: int, part: tuple[int, int] = (0, 1)) -> None:
         self.samples = samples
         self.batch_size = batch_size
+        self.share = batch_size // part[1]
+        self.first = part[0] * self.share
 
     def __getitem__(self, number: int) -> PretrainBatch:
-        first = number * self.batch_size
-        return join([self.samples[k] for k in range(first, first + self.batch_size)])
+        first = number * self.batch_size + self.first
+        return join([self.samples[k] for k in range(first, first + self.share)])
 
 
 def join(samples: Sequence[PretrainSample]) -> PretrainBatch:
@@ -55,11 +72,34 @@ def join(samples: Sequence[PretrainSample]) -> PretrainBatch:
     return collate([sample.points for sample in samples]), [sample.views for sample in samples]
 
 
-def pretrain(job: PretrainJob, run: Run, report: Report, stop: Stop) -> PretrainResult:
-    """Run a `PretrainJob`: train, measure held-out views, export the encoder to `RUN/encoder/`.
+def pretrain_samples(recipe: PretrainRecipe, dataset: PreparedDataset, seed: int) -> PretrainSamples:
+    """The training samples of a recipe.
 
     Raises:
         DataError: the dataset has no such split, or scenes without frames.
+    """
+    return PretrainSamples(
+        dataset,
+        dataset.scene_names(recipe.data.splits),
+        grid_size=recipe.data.grid_size,
+        mask_ratio=recipe.data.mask_ratio,
+        mask_block=recipe.data.mask_block,
+        views=recipe.data.views,
+        view_size=(recipe.data.view_width, recipe.data.view_height),
+        holdout_every=recipe.data.holdout_every,
+        augmentation=GeometricAugmentation(**recipe.augmentation.model_dump()),
+        seed=seed,
+    )
+
+
+def pretrain(job: PretrainJob, run: Run, report: Report, stop: Stop) -> PretrainResult | None:
+    """Run a `PretrainJob`: check, train, measure held-out views, export the encoder to `RUN/encoder/`.
+
+    Of several processes the first one returns the result, the others None.
+
+    Raises:
+        DataError: the dataset has no such split, or its frames cannot be trained on.
+        InputError: the recipe asks for what there is not: a teacher, a GPU, an even share of a batch.
         RunError: training diverged.
     """
     return _Pretraining(job, run, report, stop).run_to_end()
@@ -72,32 +112,30 @@ class _Pretraining:
         recipe = job.recipe.build()
         assert isinstance(recipe, PretrainRecipe)
         self.recipe = recipe
-        self.dataset = PreparedDataset.open(job.data)
-        self.samples = PretrainSamples(
-            self.dataset,
-            self.dataset.scene_names(recipe.data.splits),
-            grid_size=recipe.data.grid_size,
-            mask_ratio=recipe.data.mask_ratio,
-            mask_block=recipe.data.mask_block,
-            views=recipe.data.views,
-            view_size=(recipe.data.view_width, recipe.data.view_height),
-            holdout_every=recipe.data.holdout_every,
-            augmentation=GeometricAugmentation(**recipe.augmentation.model_dump()),
-            seed=job.seed,
-        )
         self.accelerator = build_accelerator(recipe.run.precision)
         self.device = self.accelerator.device
+        self.processes = self.accelerator.num_processes
+        check_batch(recipe.schedule.batch_size, self.processes)
+        self.dataset = PreparedDataset.open(job.data)
+        self.checkpoints = Checkpoints(
+            run.checkpoints, warn=lambda message: self.report({"event": "warning", "message": message})
+        )
+        with self.accelerator.main_process_first():  # the others find the teacher downloaded
+            self.objective = PretrainingObjective(recipe, self.dataset, self.device)
+            if self.accelerator.is_main_process and not self.checkpoints.steps():
+                self._check()
+        self.samples = pretrain_samples(recipe, self.dataset, job.seed)
+        self.evaluation = HeldOutEvaluation(self.samples, recipe, self.objective)
         torch.manual_seed(job.seed)
-        self.teacher: Teacher = ClassicalTeacher(recipe.teacher.rows)
-        self.weights = LossWeights(recipe.losses.image, recipe.losses.depth, recipe.losses.semantic)
-        self.model = build_pretrainer(recipe, build_encoder(recipe.encoder), self.teacher.dim)
+        self.model = build_pretrainer(recipe, build_encoder(recipe.encoder), self.objective.teacher_dim)
 
-    def run_to_end(self) -> PretrainResult:
+    def run_to_end(self) -> PretrainResult | None:
         """Train, export, and put the result together from the log."""
         recipe = self.recipe
         total = recipe.schedule.total_steps(len(self.samples))
         optimizer = build_optimizer(self.model.parameters(), recipe.optimizer)
-        batches = PretrainBatches(self.samples, recipe.schedule.batch_size)
+        share = (self.accelerator.process_index, self.processes)
+        batches = PretrainBatches(self.samples, recipe.schedule.batch_size, share)
         with self.stop.deferred():
             trained = train(
                 self.model,
@@ -105,100 +143,60 @@ class _Pretraining:
                 build_scheduler(optimizer, recipe.schedule, total),
                 lambda first: steps(batches, first, total, recipe.run.workers),
                 self.step,
-                LoopSettings(total, recipe.run, recipe.optimizer.clip_norm),
-                Checkpoints(
-                    self.run.checkpoints, warn=lambda message: self.report({"event": "warning", "message": message})
-                ),
+                LoopSettings(total, recipe.run, recipe.optimizer.clip_norm, batches.share),
+                self.checkpoints,
                 accelerator=self.accelerator,
                 report=self.report,
                 stop_requested=self.stop,
                 evaluate=self.evaluate,
             )
+        main = self.accelerator.is_main_process
+        self.accelerator.end_training()
+        if not main:
+            return None
         assert isinstance(trained, Pretrainer) and isinstance(trained.encoder, SparseUNet)
-        path = export_encoder(trained.encoder, recipe.encoder, self.run.folder / "encoder")
+        path = export_encoder(trained.encoder, recipe.encoder, self.run.folder / "encoder", self.origin(total))
         return self.result(total, short_sha256(path))
 
     def step(self, module: nn.Module, batch: PretrainBatch) -> StepOutput:
         """Eq. 4-20 for one batch."""
-        points, views = batch[0].to(self.device), [item.to(self.device) for item in batch[1]]
-        predictions, loss = self.losses(module, points, views)
+        predictions, loss = self.objective(module, *batch)
         with torch.no_grad():
             quality = torch.cat([psnr(p.rendered.colors, p.targets.colors) for p in predictions]).mean()
-        values = {
-            "loss": loss.total,
-            "image": loss.image,
-            "depth": loss.depth,
-            "semantic": loss.semantic,
-            "psnr": quality,
-        }
-        numbers = {name: float(value.detach()) for name, value in values.items() if value is not None}
-        counts = [prediction.counts for prediction in predictions]
+        values: dict[str, Any] = {"loss": loss.total.detach()}
+        for name, term in (("image", loss.image), ("depth", loss.depth), ("semantic", loss.semantic)):
+            if term is not None:
+                values[name] = term.detach()
+        values["psnr"] = quality
         for name in ("kept", "above", "born", "gone"):
-            numbers[name] = sum(getattr(count, name) for count in counts) / len(counts)
-        return StepOutput(loss.total, numbers)
-
-    def losses(
-        self, module: nn.Module, points: PointBatch, views: list[PosedViews]
-    ) -> tuple[Sequence[ScenePrediction], Any]:
-        """Predictions of every scene, and the loss over all their views."""
-        grid = self.teacher.grid(self.recipe.data.view_height, self.recipe.data.view_width)
-        predictions = module(points, views, grid)
-        targets = torch.cat([item.colors for item in views])
-        maps = [p.feature_maps for p in predictions if p.feature_maps is not None]
-        loss = pretraining_loss(
-            torch.cat([p.rendered.colors for p in predictions]),
-            torch.cat([p.rendered.depths for p in predictions]),
-            targets,
-            torch.cat([p.targets.depths for p in predictions]),
-            self.weights,
-            feature_maps=torch.cat(maps),
-            teacher_maps=self.teacher(targets),
-        )
-        return predictions, loss
+            values[name] = sum(getattr(prediction.counts, name) for prediction in predictions) / len(predictions)
+        warnings = [
+            (kind, f"Scene '{scene}': {_WARNINGS.get(kind, kind)}.")
+            for scene, prediction in zip(batch[0].names, predictions, strict=True)
+            for kind in getattr(prediction, "warnings", ())
+        ]
+        return StepOutput(loss.total, values, warnings)
 
     def evaluate(self, step: int) -> Mapping[str, float]:
-        """Losses and PSNR on held-out views, PSNR on training views; the pictures of the first scene are kept."""
-        model = self.accelerator.unwrap_model(self.model)
-        model.eval()
-        names = self.samples.names[: self.recipe.data.evaluation_scenes]
-        heldout: dict[str, list[float]] = {
-            "psnr_heldout": [],
-            "image": [],
-            "depth": [],
-            "semantic": [],
-            "psnr_train": [],
-        }
-        with torch.no_grad(), batch_statistics(model):
-            for name in names:
-                sample = self.samples.heldout_views(name)
-                views = sample.views
-                prediction, values = self._measure(model, sample)
-                for key, value in values.items():
-                    heldout[key].append(value)
-                heldout["psnr_train"].append(
-                    self._measure(model, self._training_views(name, sample))[1]["psnr_heldout"]
-                )
-                if name == names[0]:
-                    save_panel(self.run.folder / "panels" / f"step-{step:09d}.npz", name, prediction, views)
-        means = {key: float(np.mean(values)) for key, values in heldout.items()}
-        return {"psnr_heldout": means.pop("psnr_heldout"), "psnr_train": means.pop("psnr_train")} | {
-            f"{key}_heldout": value for key, value in means.items()
-        }
+        """Measure held-out views and draw some of them, and the curves so far."""
+        values = self.evaluation(self.model, self.accelerator.autocast(), panel_path(self.run, step))
+        draw_pretraining(self.run)
+        return values
 
-    def _measure(self, model: nn.Module, sample: PretrainSample) -> tuple[ScenePrediction, dict[str, float]]:
-        points, views = join([sample])
-        predictions, loss = self.losses(model, points.to(self.device), [item.to(self.device) for item in views])
-        quality = psnr(predictions[0].rendered.colors, predictions[0].targets.colors)
-        values = {"psnr_heldout": quality.mean(), "image": loss.image, "depth": loss.depth, "semantic": loss.semantic}
-        return predictions[0], {key: float(value) for key, value in values.items()}
-
-    def _training_views(self, name: str, heldout: PretrainSample) -> PretrainSample:
-        """As many views that are trained on, evenly spaced, with the same points."""
-        frames = self.dataset.frames(name)
-        positions = split_frames(len(frames), self.recipe.data.holdout_every)[0]
-        count = min(len(heldout.views.colors), len(positions))
-        chosen = [positions[i] for i in np.linspace(0, len(positions) - 1, count).round().astype(int)]
-        return PretrainSample(heldout.points, load_views(frames, chosen, self.samples.view_size, np.eye(4)))
+    def origin(self, total: int) -> dict[str, Any]:
+        """What the exported encoder says about itself."""
+        recipe = self.job.recipe
+        return {
+            "recipe": recipe.name,
+            "recipe_hash": recipe.hash,
+            "preset": recipe.preset,
+            "gcbench": __version__,
+            "data": self.dataset.fingerprint,
+            "synthetic": self.dataset.synthetic,
+            "seed": self.job.seed,
+            "steps": total,
+            "teacher": self.objective.describe_teacher(),
+        }
 
     def result(self, total: int, weights: str) -> PretrainResult:
         """The result, from the run's log."""
@@ -206,35 +204,34 @@ class _Pretraining:
         trained = [record for record in records if record["event"] == "step"]
         last = trained[-1]
         source = provenance(self.job.recipe, self.dataset, self.started, weights)
+        seconds = float(np.median([record["seconds"] for record in trained]))
         return PretrainResult(
             name=self.job.name,
             seed=self.job.seed,
             steps=total,
-            losses={key: last[key] for key in ("image", "depth", "semantic", "loss")},
+            losses={key: last[key] for key in ("image", "depth", "semantic", "loss") if key in last},
             psnr=[
                 CurvePoint(step=r["step"], psnr_train=r["psnr_train"], psnr_heldout=r["psnr_heldout"])
                 for r in records
                 if r["event"] == "evaluation"
             ],
             gaussians_kept=float(np.mean([record["kept"] for record in trained[-10:]])),
-            seconds_per_step=float(np.median([record["seconds"] for record in trained])),
-            peak_memory_mb=source.peak_memory_mb,
+            seconds_per_step=seconds,
+            seconds_per_scene=seconds * self.processes / self.recipe.schedule.batch_size,
+            peak_memory_mb=max([source.peak_memory_mb, *(record["memory_mb"] for record in trained)]),
+            warnings=last["warnings"],
+            teacher=self.objective.describe_teacher(),
+            processes=self.processes,
             provenance=source,
         )
 
+    def _check(self) -> None:
+        """Refuse data that cannot be trained on before anything else happens."""
 
-def save_panel(path: Path, scene: str, prediction: ScenePrediction, views: PosedViews) -> None:
-    """Keep what a picture of held-out views needs: photo, rendered colour, depths [V, H, W] in metres, features."""
-    cube_units_per_metre = prediction.targets.depths.sum().cpu() / views.depths.sum().clamp(min=1e-6)
-    arrays: dict[str, Tensor] = {
-        "photo": prediction.targets.colors,
-        "rendered": prediction.rendered.colors,
-        "true_depth": views.depths,
-        "rendered_depth": prediction.rendered.depths.cpu() / cube_units_per_metre.clamp(min=1e-6),
-        "features": prediction.rendered.features,
-        "psnr": psnr(prediction.rendered.colors, prediction.targets.colors),
-    }
-    numbers: dict[str, Any] = {key: value.detach().cpu().numpy() for key, value in arrays.items()}
-    frames = np.array(prediction.targets.frame_ids)
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, scene=np.array(scene), frames=frames, **numbers)
+        def tell(name: str, done: int, total: int) -> None:
+            self.report({"event": "progress", "step": done, "total": total, "phase": f"checking {name}"})
+
+        findings = check_data(self.recipe, self.dataset, tell)
+        findings.raise_if_any()
+        for message in findings.warnings:
+            self.report({"event": "warning", "message": message})

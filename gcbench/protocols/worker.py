@@ -1,16 +1,19 @@
 """`python -m gcbench.protocols.worker JOB.json`: one heavy job in a process of its own.
 
 The job file lies in its run folder. Events go to standard output, one JSON object per line, and into the run's log.
+Where several processes work on one job, the first one (rank 0) alone holds and writes the run folder.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -29,8 +32,8 @@ class Reporter:
         self.run = run
 
     def __call__(self, event: dict[str, Any]) -> None:
-        if event["event"] == "resumed":
-            self.run.rewind_log(event["step"])
+        if event["event"] in ("started", "resumed"):
+            self.run.rewind_log(event.get("step", -1))
         if event["event"] != "progress":
             self.run.log(**event)
         emit(event)
@@ -69,7 +72,7 @@ def emit(event: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def execute(job: Job, run: Run, report: Reporter, stop: StopRequest) -> Any:
+def execute(job: Job, run: Run, report: Callable[[dict[str, Any]], None], stop: StopRequest) -> Any:
     """Run the job; returns its result."""
     if isinstance(job, RoomsJob | PrepareJob):
         from gcbench.protocols.datasets import make_rooms, prepare
@@ -94,18 +97,41 @@ def main(arguments: list[str]) -> int:
     path = Path(arguments[0])
     run = Run(path.parent)
     stop = StopRequest()
+    first = os.environ.get("RANK", "0") == "0"
     try:
         job = read_job(path)
-        with run.lock():
-            run.finish(execute(job, run, Reporter(run), stop))
+        if first:
+            _hold(run, job, stop)
+        else:
+            threading.Thread(target=_end_with_parent, daemon=True).start()
+            execute(job, run, _say_nothing, stop)
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:  # the process ends here; the parent shows the message, the log keeps the traceback
         traceback.print_exc()
-        run.fail(str(error))
         emit({"event": "error", **_describe(error)})
         return 1
     return 0
+
+
+def _hold(run: Run, job: Job, stop: StopRequest) -> None:
+    """Run the job as the one process that writes the run folder."""
+    with run.lock():
+        try:
+            run.finish(execute(job, run, Reporter(run), stop))
+        except Exception as error:
+            run.fail(str(error))
+            raise
+
+
+def _say_nothing(event: dict[str, Any]) -> None:
+    """The report of every process but the first."""
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone: nothing else would tell it while it waits for others."""
+    os.read(sys.stdin.fileno(), 1)  # unbuffered: a buffer's lock would be in the way when this process ends
+    os._exit(1)
 
 
 def _describe(error: Exception) -> dict[str, Any]:

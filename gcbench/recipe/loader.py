@@ -70,9 +70,10 @@ def recipe_names() -> list[str]:
     return sorted(path.relative_to(root).with_suffix("").as_posix() for path in files if _is_recipe(path))
 
 
-def preset_names() -> list[str]:
-    """Names of all presets."""
-    return sorted(path.stem for path in resource_path("recipes", "presets").glob("*.yaml"))
+def preset_names(section: str | None = None) -> list[str]:
+    """Names of all presets, or of those that have a section of their own, such as `rooms`."""
+    names = sorted(path.stem for path in resource_path("recipes", "presets").glob("*.yaml"))
+    return [name for name in names if section is None or section in _read_preset(name)[1]]
 
 
 def load_recipe(
@@ -216,14 +217,14 @@ def flatten_values(path: Path, node: Any, prefix: str = "") -> Iterator[tuple[st
 
 
 def _preset_leaves(preset: str, section: str) -> dict[str, Value]:
+    """A section of a preset, laid over the same section of the preset that it extends."""
     path, document = _read_preset(preset)
-    leaves = dict(flatten_values(path, document.get(section) or {}))
-    if not document.get("extends"):
-        return leaves
-    base_path, base = _read_preset(str(document["extends"]))
-    if base.get("extends"):
-        raise RecipeError(f"{path}: extends '{base_path.stem}', which itself extends another preset.")
-    return {**dict(flatten_values(base_path, base.get(section) or {})), **leaves}
+    if section not in document:
+        return {}
+    base = document.get("extends")
+    if base is not None and _read_preset(base)[1].get("extends"):
+        raise RecipeError(f"{path}: extends '{base}', which itself extends another preset.")
+    return {**(_preset_leaves(base, section) if base else {}), **dict(flatten_values(path, document[section]))}
 
 
 def _read_preset(preset: str) -> tuple[Path, dict[str, Any]]:

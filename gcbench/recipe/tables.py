@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -45,7 +45,7 @@ class TableColumn(_Part):
 
     id: str
     title: str
-    data: str
+    data: Literal["scannet", "s3dis"]
     label_set: str
     recipe: str
     folds: tuple[Fold, ...]

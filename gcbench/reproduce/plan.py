@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from gcbench.errors import InputError
-from gcbench.protocols.jobs import FoldsJob, Job, JobRecipe, PrepareJob, PretrainJob, RoomsJob, SemanticJob, rooms_key
+from gcbench.protocols.jobs import FoldsJob, Job, JobRecipe, PretrainJob, SemanticJob, room_jobs
 from gcbench.recipe.loader import LoadedRecipe, load_recipe, preset_names
 from gcbench.recipe.schema import RECIPE_KINDS, PretrainRecipe, RoomsRecipe, SemanticRecipe
 from gcbench.recipe.tables import Fold, Table, TableColumn, TableRow
@@ -82,8 +83,10 @@ def plan_table(table: Table, choice: Choice, out: Path) -> Plan:
         InputError: no data and no preset that brings rooms, an unknown preset, or a dataset that is not given.
         RecipeError: an override does not fit its recipe.
     """
-    if choice.preset is not None and choice.preset not in preset_names():
-        raise InputError(f"There is no preset '{choice.preset}'.", f"Known: {', '.join(preset_names())}.")
+    if choice.preset is not None and choice.preset not in preset_names("semantic"):
+        raise InputError(
+            f"There is no preset '{choice.preset}' for tables.", f"Known: {', '.join(preset_names('semantic'))}."
+        )
     for override in choice.overrides:
         if override.partition(".")[0] not in RECIPE_KINDS:
             raise InputError(
@@ -170,27 +173,23 @@ class _Planner:
         job = PretrainJob(name=name, recipe=JobRecipe.of(loaded), data=data, data_key=data_key, seed=seed)
         return self._add(job, needs, _budget(loaded.recipe))
 
-    def _data(self, dataset: str) -> tuple[Path, str, tuple[Path, ...]]:
+    def _data(self, dataset: Literal["scannet", "s3dis"]) -> tuple[Path, str, tuple[Path, ...]]:
         if self.choice.data:
             return self._given_data(dataset)
         if self.choice.preset is None:
             raise InputError(
                 f"{self.table.id} at the paper's size needs real data.",
                 "Give --data ROOT with ROOT/scannet and ROOT/s3dis (made by `gcbench data prepare`), "
-                f"or try it on synthetic rooms with --preset {preset_names()[0]}.",
+                f"or try it on synthetic rooms with --preset {preset_names('rooms')[0]}.",
             )
         loaded = self._recipe(ROOMS_RECIPE, "rooms")
         assert isinstance(loaded.recipe, RoomsRecipe)
-        assert dataset in ("scannet", "s3dis")
-        recipe = JobRecipe.of(loaded)
-        prepared = self.out / "data" / f"{dataset}-{rooms_key(dataset, recipe)[:8]}"
-        raw = prepared.with_name(f"{prepared.name}-raw")
-        rooms = RoomsJob(name=dataset, layout=dataset, out=raw, recipe=recipe)  # type: ignore[arg-type]
-        count = loaded.recipe.scannet if dataset == "scannet" else loaded.recipe.s3dis
-        rooms_run = self._add(rooms, (), f"{count.scenes + count.val} rooms").run
-        prepare = PrepareJob(name=dataset, layout=dataset, raw=raw, out=prepared, source_key=rooms.key)  # type: ignore[arg-type]
-        prepare_run = self._add(prepare, (rooms_run.folder,), f"{count.scenes + count.val} rooms").run
-        return prepared, prepare.key, (rooms_run.folder, prepare_run.folder)
+        rooms, prepare = room_jobs(dataset, JobRecipe.of(loaded), self.out / "data")
+        sizes = loaded.recipe.scannet if dataset == "scannet" else loaded.recipe.s3dis
+        count = f"{sizes.scenes + sizes.val} rooms"
+        rooms_run = self._add(rooms, (), count).run
+        prepare_run = self._add(prepare, (rooms_run.folder,), count).run
+        return prepare.out, prepare.key, (rooms_run.folder, prepare_run.folder)
 
     def _given_data(self, dataset: str) -> tuple[Path, str, tuple[Path, ...]]:
         if dataset not in self.choice.data:

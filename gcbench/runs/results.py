@@ -174,9 +174,14 @@ class PretrainResult(_Strict):
     """What a pre-training run reports.
 
     Attributes:
-        losses: final losses by name, unweighted, and ``total``.
+        losses: final losses by name, unweighted, and ``loss``, their weighted sum.
         psnr: PSNR of training and held-out views by step, dB.
         gaussians_kept: mean number of Gaussians per scene after pruning (Eq. 13), at the end.
+        seconds_per_step: median over the log.
+        seconds_per_scene: the same, divided by the scenes that one process handles in a step.
+        warnings: kind -> how many scenes trained on although something was odd with them.
+        teacher: what the 2D teacher is and how photos are prepared for it; None where nothing was distilled.
+        processes: how many trained together.
     """
 
     schema_version: Literal[1] = 1
@@ -191,6 +196,10 @@ class PretrainResult(_Strict):
     peak_memory_mb: Number
     provenance: Provenance
     notes: list[str] = []
+    seconds_per_scene: Number = math.nan
+    warnings: dict[str, Count] = {}
+    teacher: dict[str, Any] | None = None
+    processes: int = 1
 
 
 AnyResult = Result | PretrainResult

@@ -142,7 +142,7 @@ def test_bad_overrides(text: str) -> None:
 def test_unknown_names() -> None:
     with pytest.raises(RecipeError, match="Known: pretrain/gaussiancross"):
         load_recipe("pretrain/gaussian")
-    with pytest.raises(RecipeError, match="Known: tiny"):
+    with pytest.raises(RecipeError, match="Known: scan, tiny"):
         load_recipe("pretrain/gaussiancross", preset="huge")
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gcbench.errors import RunError
+from gcbench.errors import InputError, RunError
 from gcbench.recipe.schema import Optimizer, Run, Schedule
 from gcbench.training.checkpoint import Checkpoints, save_weights
 from gcbench.training.loop import LoopSettings, StepOutput, build_accelerator, train
@@ -73,7 +73,7 @@ def test_learns_and_reports(tmp_path: Path) -> None:
     steps = [event for event in events if event["event"] == "step"]
     assert [event["step"] for event in steps] == [5, 10, 15, 20]
     assert steps[-1]["loss"] < steps[0]["loss"]
-    assert [event["step"] for event in events if event["event"] == "evaluation"] == [10, 20]
+    assert [event["step"] for event in events if event["event"] == "evaluation"] == [0, 10, 20]
     assert steps[-1]["lr"] == pytest.approx(OPTIMIZER.lr / 10 / 1000)
 
 
@@ -105,6 +105,36 @@ def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
 
     with pytest.raises(RunError, match=r"step 1.*clip_norm"):
         run(tmp_path, step=broken)
+
+
+def test_what_is_logged_between_steps(tmp_path: Path) -> None:
+    events: list[dict[str, Any]] = []
+    run(tmp_path, events=events)
+    assert events[0] == {"event": "started", "total": STEPS}
+    for event in (event for event in events if event["event"] == "step"):
+        assert event["seconds"] > 0 and 0 <= event["data_share"] <= 1 and event["memory_mb"] > 1
+        assert "seconds_per_scene" not in event  # nothing said how many scenes a step has
+
+
+def test_warnings_are_counted_over_a_restart_and_each_kind_is_told_once(tmp_path: Path) -> None:
+    def odd(model: nn.Module, batch: tuple[Tensor, Tensor]) -> StepOutput:
+        output = step(model, batch)
+        return StepOutput(output.loss, output.values, [("odd", "batch is odd")])
+
+    events: list[dict[str, Any]] = []
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, step=odd, stop_after=7, events=events)
+    run(tmp_path, step=odd, events=events)
+    told = [event for event in events if event["event"] == "warning"]
+    assert told == [{"event": "warning", "step": 5, "kind": "odd", "message": "batch is odd"}]
+    counts = [(event["step"], event["warnings"]["odd"]) for event in events if event["event"] == "step"]
+    assert counts == [(5, 5), (10, 10), (15, 15), (20, 20)]
+
+
+def test_half_precision_needs_what_the_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"fp16, which needs a GPU.*run\.precision=bf16"):
+        build_accelerator("fp16")
 
 
 def test_checkpoints_keep_the_last_two(tmp_path: Path) -> None:
