@@ -73,7 +73,7 @@ class _Rendering(torch.autograd.Function):
 
         _in_threads(run, _balanced(starts))
         outputs = tuple(torch.from_numpy(image) for image in images)
-        ctx.save_for_backward(*fields, outputs[3])
+        ctx.save_for_backward(*fields)
         ctx.state = cameras, tiles, splats, channels, starts, ends, entries, hits, cells
         return outputs
 
@@ -81,7 +81,7 @@ class _Rendering(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         cameras, tiles, splats, channels, starts, ends, entries, hits, cells = ctx.state
-        *values, transmittance = [tensor.detach().contiguous().numpy() for tensor in ctx.saved_tensors]
+        values = [tensor.detach().contiguous().numpy() for tensor in ctx.saved_tensors]
         images = [grad.detach().contiguous().numpy() for grad in grads]
         row_starts = np.concatenate(([0], np.cumsum(hits != 0)))[starts]
         R = row_starts[-1]
@@ -90,13 +90,13 @@ class _Rendering(torch.autograd.Function):
         def run(first: int, last: int) -> None:
             blending.blend_backward(
                 first, last, *tiles, starts, ends, entries, hits, row_starts, splats.reshape(-1), channels,
-                cells + splats.dtype.type(0.5), transmittance, *images, table, row_gaussian,
+                cells + splats.dtype.type(0.5), *images, table, row_gaussian,
             )  # fmt: skip
 
         _in_threads(run, _balanced(row_starts))
         G = len(values[0])
         row_ends = np.concatenate(([0], np.cumsum(np.bincount(row_gaussian, minlength=G))))
-        group_starts, rows = row_ends.copy(), np.empty(R, np.int32)
+        group_starts, rows = row_ends.copy(), np.empty(R, np.int64)
         projection.sort_rows(0, R, row_gaussian, row_ends, rows)
         view_rows = row_starts[:: tiles[0] * tiles[1]].copy()
         gradients = [np.empty_like(value) for value in values]

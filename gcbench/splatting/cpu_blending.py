@@ -23,7 +23,6 @@ from gcbench.splatting.cpu_vectors import (
     helper,
     kernel,
     load,
-    lowest_bit,
     prefetch,
     select,
     store,
@@ -32,16 +31,16 @@ from gcbench.splatting.cpu_vectors import (
 from gcbench.splatting.interface import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE
 
 BLOCKS = 16
-_BATCH = 128  # entries blended at once; a tile looks whether it has ended after each batch
+_BATCH = 256  # entries blended at once; a tile looks whether it has ended after each batch
 
 
 @helper
 def _unbounded_alphas(table, at, x, y):  # type: ignore[no-untyped-def]
-    """dx, dy and alpha = opacity 2^q of 16 pixel centres x, y, before the clamp; 0 where q > 0 (Eq. 2)."""
+    """alpha = opacity 2^q of 16 pixel centres x, y, before the clamp; 0 where q > 0 (Eq. 2)."""
     dx, dy = x - table[at + X], y - table[at + Y]
     q = fma(dx, fma(dx, table[at + A], dy * table[at + B]), dy * dy * table[at + C])
     alpha = exp2(select(q > -40.0, q, -40.0)) * table[at + OPACITY]
-    return dx, dy, select(q > 0.0, 0.0, alpha)
+    return select(q > 0.0, 0.0, alpha)
 
 
 @helper
@@ -60,6 +59,16 @@ def _gather(i, g, at, splats, rows, stride, table, channels):  # type: ignore[no
     for c in range(0, stride, LANES):
         store(channels, i * stride + c, load(rows, g * stride + c))
     channels[i * stride + 3] = splats[at + DEPTH]
+
+
+@helper
+def _members(masks, count, b, listed):  # type: ignore[no-untyped-def]
+    """List the i < count whose mask has bit b; returns their number."""
+    n = 0
+    for i in range(count):
+        listed[n] = i
+        n += (masks[i] >> b) & 1
+    return n
 
 
 @helper
@@ -93,7 +102,7 @@ def blend(  # type: ignore[no-untyped-def]
     G, stride = rows.shape
     used = (4 + image_features.shape[3] + 3) // 4 * 4
     table, channels = np.empty(_BATCH * SPLAT, splats.dtype), np.empty(_BATCH * stride, splats.dtype)
-    listed, lengths = np.empty((BLOCKS, _BATCH), np.int64), np.empty(BLOCKS, np.int64)
+    masks, listed, entry_of = np.empty(_BATCH, np.int64), np.empty(_BATCH, np.int64), np.empty(_BATCH, np.int64)
     blended, offsets = np.empty(_BATCH, np.int64), np.empty(_BATCH, np.int64)
     weights, sums = np.empty((_BATCH, LANES), splats.dtype), np.empty((BLOCKS, stride, LANES), splats.dtype)
     passing, passed = np.empty((BLOCKS, LANES), splats.dtype), np.empty((BLOCKS, LANES), splats.dtype)
@@ -104,53 +113,63 @@ def blend(  # type: ignore[no-untyped-def]
         alive = _start(left, top, W, H, number, pixels, passing)
         passed[:], sums[:] = number(0.0), number(0.0)
         for start in range(starts[t], ends[t], _BATCH):
-            lengths[:] = 0
-            for i in range(min(_BATCH, ends[t] - start)):
-                g = np.int64(entries[start + i])
+            filled = 0
+            for i in range(start, min(start + _BATCH, ends[t])):
+                g = np.int64(entries[i])
                 at = (v * G + g) * SPLAT
                 mask = touched(splats, at, number(left), number(top), number(BLOCK), cells) & alive
                 if mask:
-                    _gather(i, g, at, splats, rows, stride, table, channels)
-                while mask:
-                    b = lowest_bit(mask)
-                    mask &= mask - 1
-                    listed[b, lengths[b]] = i
-                    lengths[b] += 1
+                    _gather(filled, g, at, splats, rows, stride, table, channels)
+                    masks[filled], entry_of[filled] = mask, i
+                    filled += 1
             then, until = start + _BATCH, ends[t]
             if then >= until and t + 1 < last:
                 then, until = starts[t + 1], ends[t + 1]
             for b in range(BLOCKS):
                 _fetch_ahead(b, then, min(then + _BATCH, until), v, entries, splats, rows)
-                if lengths[b] == 0:
+                length = _members(masks, filled, b, listed)
+                if length == 0:
                     continue
-                n = 0
                 x, y, _ = _pixels(pixels, number, left + b % 4 * BLOCK, top + b // 4 * BLOCK, W, H)
                 T, end = load(passing, b * LANES), load(passed, b * LANES)
-                for k in range(lengths[b]):
-                    i = listed[b, k]
-                    _, _, alpha = _unbounded_alphas(table, i * SPLAT, x, y)
-                    visible = alpha >= MIN_ALPHA
-                    alpha = select(alpha > MAX_ALPHA, MAX_ALPHA, alpha)
-                    weight = alpha * T
-                    behind = T - weight
-                    goes_on = visible & (behind > MIN_TRANSMITTANCE)
-                    store(weights, n * LANES, select(goes_on, weight, 0.0))
-                    blended[n], offsets[n] = i, i * stride
-                    n += bits(goes_on) != 0
-                    halted = select(visible, T, 0.0) - select(goes_on, T, 0.0)
-                    end = end + halted
-                    T = select(goes_on, behind, T - halted)
-                    if bits(T > 0.0) == 0:
-                        alive &= ~(1 << b)
-                        break
+                n, T, end = _weigh(listed, length, table, stride, x, y, T, end, weights, blended, offsets)
+                if bits(T > 0.0) == 0:
+                    alive &= ~(1 << b)
                 store(passing, b * LANES, T)
                 store(passed, b * LANES, end)
                 for k in range(n):
-                    hits[start + blended[k]] |= np.uint16(1 << b)
+                    hits[entry_of[blended[k]]] |= np.uint16(1 << b)
                 add_products(channels, columns, offsets, weights, LANES, n, sums, b * stride * LANES, places, used, 1)
             if alive == 0:
                 break
         _write(v, left, top, sums, passing, passed, by_pixel, image, depths, image_features, transmittance)
+
+
+@helper
+def _weigh(listed, length, table, stride, x, y, T, end, weights, blended, offsets):  # type: ignore[no-untyped-def]
+    """Weights alpha T of a block, front to back, for the listed rows of `table` that are blended in any pixel.
+
+    A pixel ends in front of the splat that would bring T to MIN_TRANSMITTANCE or below: its T goes over to `end`, and
+    is 0 from there on.
+
+    Returns:
+        How many rows are blended, which stand in `blended` (their channels at `offsets`); T and `end` behind them.
+    """
+    n = 0
+    for k in range(length):
+        i = listed[k]
+        alpha = _unbounded_alphas(table, i * SPLAT, x, y)
+        visible = alpha >= MIN_ALPHA
+        weight = select(visible, select(alpha > MAX_ALPHA, MAX_ALPHA, alpha), 0.0) * T
+        goes_on = weight < T - MIN_TRANSMITTANCE
+        store(weights, n * LANES, select(goes_on, weight, 0.0))
+        blended[n], offsets[n] = i, i * stride
+        n += bits(visible & goes_on) != 0
+        end = end + select(goes_on, 0.0, T)
+        T = select(goes_on, T - weight, 0.0)
+        if bits(T > 0.0) == 0:
+            break
+    return n, T, end
 
 
 @helper
@@ -187,13 +206,13 @@ def _write(v, left, top, sums, passing, passed, by_pixel, image, depths, feature
 @kernel
 def blend_backward(  # type: ignore[no-untyped-def]
     first, last, tiles_x, tiles_y, starts, ends, entries, hits, row_starts, splats, rows, pixels,
-    transmittance, grad_image, grad_depths, grad_features, grad_transmittance, table_of_rows, row_gaussian,
+    grad_image, grad_depths, grad_features, grad_transmittance, table_of_rows, row_gaussian,
 ):  # fmt: skip
     """Gradients of the tiles first <= t < last with respect to each row's channels and to log alpha.
 
-    With d the gradient to the weight alpha T of a pixel and S the sum of weight d over all splats behind, the
-    transmittance at the end included, the gradient to alpha is T d - S / (1 - alpha), and to log alpha
-    v = weight d - S alpha / (1 - alpha). Where alpha is clamped v is 0.
+    With d the gradient to the weight alpha T of a pixel and U the gradient to the transmittance behind the splat,
+    the gradient to alpha is T (d - U), and to log alpha v = weight (d - U), or 0 where alpha is clamped. In front of
+    the splat U is alpha d + (1 - alpha) U; at the end of the pixel it is the gradient to its transmittance.
 
     Args:
         as in `blend`; hits: what it wrote.
@@ -210,16 +229,15 @@ def blend_backward(  # type: ignore[no-untyped-def]
     for t in range(first, last):
         most = max(most, (row_starts[t + 1] - row_starts[t] + 3) // 4 * 4)
     table, channels = np.empty(most * SPLAT, splats.dtype), np.empty(most * stride, splats.dtype)
-    listed, lengths = np.empty((BLOCKS, most), np.int64), np.empty(BLOCKS, np.int64)
-    weights, odds = np.empty((most, LANES), splats.dtype), np.empty((most, LANES), splats.dtype)
+    masks, listed = np.empty(most, np.int64), np.empty(most, np.int64)
+    weights, alphas = np.empty((most, LANES), splats.dtype), np.empty((most, LANES), splats.dtype)
     gradients = np.empty((most, LANES), splats.dtype)  # d
     by_channel, by_pixel = np.empty((stride, LANES), splats.dtype), np.zeros((LANES, stride), splats.dtype)
-    ending = np.empty(LANES, splats.dtype)  # S behind the last splat
+    ending = np.empty(LANES, splats.dtype)
     of_channels, of_rows = np.empty(most, np.int64), np.empty(most, np.int64)
     places, columns = np.arange(most) * LANES, np.arange(max(stride, LANES))
     for t in range(first, last):
         v, left, top = t // (tiles_x * tiles_y), t % tiles_x * TILE, t // tiles_x % tiles_y * TILE
-        lengths[:] = 0
         r, r0 = 0, row_starts[t]
         for i in range(starts[t], ends[t]):
             mask = np.int64(hits[i])
@@ -230,62 +248,42 @@ def blend_backward(  # type: ignore[no-untyped-def]
             row_gaussian[r0 + r] = g
             for c in range(width):
                 table_of_rows[r0 + r, c] = zero
-            while mask:
-                b = lowest_bit(mask)
-                mask &= mask - 1
-                listed[b, lengths[b]] = r
-                lengths[b] += 1
+            masks[r] = mask
             r += 1
-        then = min(t + 1, last - 1)
+        filled, then = r, min(t + 1, last - 1)
         for b in range(BLOCKS):
             _fetch_ahead(b, starts[then], ends[then], v, entries, splats, rows)
-            n = lengths[b]
+            n = _members(masks, filled, b, listed)
             if n == 0:
                 continue
             x0, y0 = left + b % 4 * BLOCK, top + b // 4 * BLOCK
-            _read(v, x0, y0, grad_image, grad_depths, grad_features, by_channel, by_pixel)
-            _read_end(v, x0, y0, transmittance, grad_transmittance, ending)
-            x, y, T = _pixels(pixels, number, x0, y0, transmittance.shape[2], transmittance.shape[1])
+            _read(
+                v, x0, y0, grad_image, grad_depths, grad_features, grad_transmittance, by_channel, by_pixel, ending,
+            )  # fmt: skip
+            x, y, T = _pixels(pixels, number, x0, y0, grad_depths.shape[2], grad_depths.shape[1])
             for k in range(n):
-                r = listed[b, k]
-                of_channels[k], of_rows[k] = r * stride, (r0 + r) * width
-                _, _, alpha = _unbounded_alphas(table, r * SPLAT, x, y)
-                free = alpha <= MAX_ALPHA
-                visible = alpha >= MIN_ALPHA
-                alpha = select(free, alpha, MAX_ALPHA)
-                weight = alpha * T
-                behind = T - weight
-                goes_on = visible & (behind > MIN_TRANSMITTANCE)
-                store(gradients, k * LANES, x - x)
-                store(weights, k * LANES, select(goes_on, weight, 0.0))
-                store(odds, k * LANES, select(goes_on, select(free, alpha / (1.0 - alpha), -1.0), 0.0))
-                T = select(goes_on, behind, select(visible, 0.0, T))
+                of_channels[k], of_rows[k] = listed[k] * stride, (r0 + listed[k]) * width
+            _weigh_again(listed, n, table, x, y, T, weights, alphas, gradients)
             whole = (n + 3) // 4 * 4
             for k in range(n, whole):  # no weight: adds nothing
                 of_channels[k], of_rows[k] = of_channels[n - 1], of_rows[n - 1]
                 store(gradients, k * LANES, x - x)
                 store(weights, k * LANES, x - x)
             add_products(channels, of_channels, columns, by_channel, LANES, 4 + F, gradients, 0, places, whole, 1)
-            S = load(ending, 0)
-            for k in range(n - 1, -1, -1):
-                at = listed[b, k] * SPLAT
-                weight, odd, d = load(weights, k * LANES), load(odds, k * LANES), load(gradients, k * LANES)
-                own = weight * d
-                log_alpha = select(odd < 0.0, 0.0, own - S * odd)
-                S = S + own
-                dx, dy = x - table[at + X], y - table[at + Y]
-                vx, vy = log_alpha * dx, log_alpha * dy
-                none = x - x
-                add_sums(table_of_rows, of_rows[k] + stride, (log_alpha, vx, vy, vx * dx, vx * dy, vy * dy, none, none))
+            _add_moments(listed, n, table, x, y, load(ending, 0), weights, alphas, gradients, table_of_rows, of_rows)
             add_products(
                 weights, places, columns, by_pixel, stride, LANES, table_of_rows, 0, of_rows, whole, stride // LANES
             )
 
 
 @helper
-def _read(v, left, top, image, depths, features, by_channel, by_pixel):  # type: ignore[no-untyped-def]
-    """The gradients of a block's pixels, once as [channel, pixel] and once as [pixel, channel]; 0 outside the image."""
+def _read(v, left, top, image, depths, features, end, by_channel, by_pixel, ending):  # type: ignore[no-untyped-def]
+    """The gradients of a block's pixels, once as [channel, pixel] and once as [pixel, channel]; 0 outside the image.
+
+    `ending` becomes the gradient to the transmittance at the end.
+    """
     _, H, W = depths.shape
+    zero, stride = ending.dtype.type(0.0), by_pixel.shape[1]
     for p in range(LANES):
         x, y = left + p % BLOCK, top + p // BLOCK
         if x < W and y < H:
@@ -294,19 +292,38 @@ def _read(v, left, top, image, depths, features, by_channel, by_pixel):  # type:
             by_pixel[p, 3] = depths[v, y, x]
             for c in range(features.shape[3]):
                 by_pixel[p, 4 + c] = features[v, y, x, c]
+            ending[p] = end[v, y, x]
         else:
-            by_pixel[p] = by_pixel.dtype.type(0.0)
-    stride = by_pixel.shape[1]
+            ending[p] = zero
+            for c in range(stride):
+                by_pixel[p, c] = zero
     for c in range(0, stride, LANES):
         transpose(by_pixel, c, stride, by_channel, c * LANES, LANES)
 
 
 @helper
-def _read_end(v, left, top, transmittance, grad_transmittance, ending):  # type: ignore[no-untyped-def]
-    """Transmittance at the end times the gradient to it, of a block's pixels."""
-    _, H, W = transmittance.shape
-    for p in range(LANES):
-        x, y = left + p % BLOCK, top + p // BLOCK
-        ending[p] = ending.dtype.type(0.0)
-        if x < W and y < H:
-            ending[p] = transmittance[v, y, x] * grad_transmittance[v, y, x]
+def _weigh_again(listed, n, table, x, y, T, weights, alphas, gradients):  # type: ignore[no-untyped-def]
+    """Weights and alphas of a block, 0 where not blended, as in `_weigh`; and zeros for the gradients to come."""
+    for k in range(n):
+        alpha = _unbounded_alphas(table, listed[k] * SPLAT, x, y)
+        alpha = select(alpha >= MIN_ALPHA, select(alpha > MAX_ALPHA, MAX_ALPHA, alpha), 0.0)
+        weight = alpha * T
+        goes_on = weight < T - MIN_TRANSMITTANCE
+        store(gradients, k * LANES, x - x)
+        store(weights, k * LANES, select(goes_on, weight, 0.0))
+        store(alphas, k * LANES, select(goes_on, alpha, 0.0))
+        T = select(goes_on, T - weight, 0.0)
+
+
+@helper
+def _add_moments(listed, n, table, x, y, U, weights, alphas, gradients, rows, of_rows):  # type: ignore[no-untyped-def]
+    """Back to front: v of `blend_backward` for each pixel; its sums with 1, dx, dy, ... onto the ends of the rows."""
+    none, moments = x - x, rows.shape[1] - 8
+    for k in range(n - 1, -1, -1):
+        at = listed[k] * SPLAT
+        alpha, change = load(alphas, k * LANES), load(gradients, k * LANES) - U
+        v = select(alpha < MAX_ALPHA, load(weights, k * LANES) * change, 0.0)
+        U = fma(alpha, change, U)
+        dx, dy = x - table[at + X], y - table[at + Y]
+        vx, vy = v * dx, v * dy
+        add_sums(rows, of_rows[k] + moments, (v, vx, vy, vx * dx, vx * dy, vy * dy, none, none))

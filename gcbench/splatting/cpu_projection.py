@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gcbench.splatting.cpu_vectors import bits, fma, helper, kernel, load, lowest_bit, prefetch, select
+from gcbench.splatting.cpu_vectors import LANES, bits, fma, helper, kernel, load, lowest_bit, prefetch, select, store
 from gcbench.splatting.interface import EPS2D, FAR, FIELD_OF_VIEW_MARGIN, MAX_SIGMAS, MIN_ALPHA, NEAR
 
 TILE, BLOCK = 16, 4  # pixels along the side of a tile and of a block; a tile has 4 x 4 blocks, a region 4 x 4 tiles
@@ -31,9 +31,12 @@ def cameras(viewmats: Any, Ks: Any, width: int, height: int) -> Any:
     """[V, CAMERA] from [V, 4, 4] and [V, 3, 3]."""
     fx, fy, cx, cy = Ks[:, 0, 0], Ks[:, 1, 1], Ks[:, 0, 2], Ks[:, 1, 2]
     margin_x, margin_y = FIELD_OF_VIEW_MARGIN * 0.5 * width / fx, FIELD_OF_VIEW_MARGIN * 0.5 * height / fy
-    bounds = -(cx / fx + margin_x), (width - cx) / fx + margin_x, -(cy / fy + margin_y), (height - cy) / fy + margin_y
-    columns = [*viewmats[:, :3, :3].reshape(-1, 9).T, *viewmats[:, :3, 3].T, fx, fy, cx, cy, *bounds]
-    return np.ascontiguousarray(np.stack(columns, axis=1))
+    rows = np.empty((len(Ks), CAMERA))
+    rows[:, :9], rows[:, 9:12] = viewmats[:, :3, :3].reshape(-1, 9), viewmats[:, :3, 3]
+    rows[:, 12], rows[:, 13], rows[:, 14], rows[:, 15] = fx, fy, cx, cy
+    rows[:, 16], rows[:, 17] = -(cx / fx + margin_x), (width - cx) / fx + margin_x
+    rows[:, 18], rows[:, 19] = -(cy / fy + margin_y), (height - cy) / fy + margin_y
+    return rows
 
 
 @helper
@@ -112,9 +115,10 @@ def project(  # type: ignore[no-untyped-def]
             (x, y, z), u, v, w = _in_camera(views, k, means, scales, g, turn)
             if not (z >= near and z <= far and opacity >= faintest):
                 continue
-            sx, sy = x / z, y / z
-            row_x = _less(views[k, 12] / z, u, min(max(sx, views[k, 16]), views[k, 17]), w)
-            row_y = _less(views[k, 13] / z, v, min(max(sy, views[k, 18]), views[k, 19]), w)
+            nearness = one / z
+            sx, sy = x * nearness, y * nearness
+            row_x = _less(views[k, 12] * nearness, u, min(max(sx, views[k, 16]), views[k, 17]), w)
+            row_y = _less(views[k, 13] * nearness, v, min(max(sy, views[k, 18]), views[k, 19]), w)
             xx, xy, yy = _dot(row_x, row_x) + eps, _dot(row_x, row_y), _dot(row_y, row_y) + eps
             determinant = xx * yy - xy * xy
             if not determinant > 0:
@@ -131,8 +135,8 @@ def project(  # type: ignore[no-untyped-def]
             boxes[k, g, 2] = 1 + int(min(right, number(tiles_x - 1)))
             boxes[k, g, 3] = 1 + int(min(bottom, number(tiles_y - 1)))
             splats[k, g, X], splats[k, g, Y], splats[k, g, OPACITY], splats[k, g, DEPTH] = cx, cy, opacity, z
-            splats[k, g, A], splats[k, g, C] = -half * log2e * yy / determinant, -half * log2e * xx / determinant
-            splats[k, g, B] = log2e * xy / determinant
+            scale = log2e / determinant
+            splats[k, g, A], splats[k, g, B], splats[k, g, C] = -half * scale * yy, scale * xy, -half * scale * xx
             splats[k, g, CUT] = cut * log2e * number(1.001) + number(0.01)
 
 
@@ -253,7 +257,7 @@ def list_tiles(first, last, splats, boxes, order, counts, cells, tiles_x, tiles_
 
 @kernel
 def sort_rows(first, last, row_gaussian, ends, rows):  # type: ignore[no-untyped-def]
-    """Rows [R] grouped by Gaussian, in their order; `ends` [G + 1] are the groups' starts, and become their ends."""
+    """Rows [R] int64 grouped by Gaussian, in their order; `ends` [G + 1] are the groups' starts, then their ends."""
     for r in range(first, last):
         g = row_gaussian[r]
         rows[ends[g]] = r
@@ -272,13 +276,14 @@ def project_backward(  # type: ignore[no-untyped-def]
         table: [R, channels + 8]: gradients to colour (3), depth, features (F), padding; then the sums of v, v dx,
             v dy, v dx^2, v dx dy, v dy^2, with v the gradient to log alpha of a pixel and dx, dy from the splat.
         view_rows: [V + 1] int64: rows of view k are those from view_rows[k] up to view_rows[k + 1].
-        rows: [R] int32 grouped by Gaussian, views ascending; starts: [G + 1] int64.
+        rows: [R] int64 grouped by Gaussian, views ascending; starts: [G + 1] int64.
         grad_*: the gradients [G, ...], written.
     """
     number = means.dtype.type
     zero = number(0.0)
-    F, moments = grad_features.shape[1], table.shape[1] - 8
-    total, turned = np.empty(table.shape[1], means.dtype), np.empty((3, 3), means.dtype)
+    F, width, moments = grad_features.shape[1], table.shape[1], table.shape[1] - 8
+    total, turned = np.empty(moments, means.dtype), np.empty((3, 3), means.dtype)
+    flat = table.reshape(-1)
     for g in range(first, last):
         for j in range(3):
             grad_means[g, j] = grad_colors[g, j] = grad_scales[g, j] = zero
@@ -292,45 +297,51 @@ def project_backward(  # type: ignore[no-untyped-def]
         if i == stop:
             continue
         turn = _rotation(quats, g)
+        for c in range(moments):
+            total[c] = zero
         while i < stop:
             while rows[i] >= view_rows[k + 1]:
                 k += 1
-            for c in range(len(total)):
-                total[c] = zero
+            grad_z = m = mx = my = mxx = mxy = myy = zero
             while i < stop and rows[i] < view_rows[k + 1]:
-                ahead = np.int64(rows[min(i + 8, len(rows) - 1)]) * len(total)
-                for c in range(0, len(total), 16):
-                    prefetch(table, ahead + c)
-                r = rows[i]
-                for c in range(len(total)):
-                    total[c] += table[r, c]
+                ahead, at = rows[min(i + 8, len(rows) - 1)] * width, rows[i] * width
+                for c in range(0, width, LANES):
+                    prefetch(flat, ahead + c)
+                for c in range(0, moments, LANES):
+                    store(total, c, load(total, c) + load(flat, at + c))
+                grad_z += flat[at + 3]
+                at += moments
+                m, mx, my = m + flat[at], mx + flat[at + 1], my + flat[at + 2]
+                mxx, mxy, myy = mxx + flat[at + 3], mxy + flat[at + 4], myy + flat[at + 5]
                 i += 1
-            for c in range(3):
-                grad_colors[g, c] += total[c]
-            for c in range(F):
-                grad_features[g, c] += total[4 + c]
-            grad_opacities[g] += total[moments] / splats[k, g, OPACITY]
-            _add_view(views, k, splats, means, scales, g, turn, total, moments, grad_means, turned)
+            grad_opacities[g] += m / splats[k, g, OPACITY]
+            sums = grad_z, mx, my, mxx, mxy, myy
+            _add_view(views, k, splats, means, scales, g, turn, sums, grad_means, turned)
+        for c in range(3):
+            grad_colors[g, c] = total[c]
+        for c in range(F):
+            grad_features[g, c] = total[4 + c]
         _finish(turn, scales, g, turned, grad_quats, grad_scales)
 
 
 @helper
-def _add_view(views, k, splats, means, scales, g, turn, total, moments, grad_means, turned):  # type: ignore[no-untyped-def]
+def _add_view(views, k, splats, means, scales, g, turn, sums, grad_means, turned):  # type: ignore[no-untyped-def]
     """Add one view's share of the gradient to the mean, and to R S (`turned` [3, 3])."""
     number = means.dtype.type
     half, to_conic, zero = number(0.5), number(-1.0 / LOG2E), number(0.0)
     a, c = (splats[k, g, A] + splats[k, g, A]) * to_conic, (splats[k, g, C] + splats[k, g, C]) * to_conic
     b = splats[k, g, B] * to_conic
-    grad_cx, grad_cy = a * total[moments + 1] + b * total[moments + 2], b * total[moments + 1] + c * total[moments + 2]
+    grad_z, mx, my, mxx, mxy, myy = sums
+    grad_cx, grad_cy = a * mx + b * my, b * mx + c * my
     # conic K = covariance^-1, so the gradient to the covariance is -K (gradient to K) K
-    ka, kb, kc = -half * total[moments + 3], -half * total[moments + 4], -half * total[moments + 5]
+    ka, kb, kc = -half * mxx, -half * mxy, -half * myy
     p, q, r, s = a * ka + b * kb, a * kb + b * kc, b * ka + c * kb, b * kb + c * kc
     grad_xx, grad_xy, grad_yy = -(p * a + q * b), -(p * b + q * c) - (r * a + s * b), -(r * b + s * c)
 
     (x, y, z), u, v, w = _in_camera(views, k, means, scales, g, turn)
-    sx, sy = x / z, y / z
+    nearness = number(1.0) / z
+    sx, sy, kx, ky = x * nearness, y * nearness, views[k, 12] * nearness, views[k, 13] * nearness
     bx, by = min(max(sx, views[k, 16]), views[k, 17]), min(max(sy, views[k, 18]), views[k, 19])
-    kx, ky = views[k, 12] / z, views[k, 13] / z
     row_x, row_y = _less(kx, u, bx, w), _less(ky, v, by, w)
     grad_x0 = (grad_xx + grad_xx) * row_x[0] + grad_xy * row_y[0]
     grad_x1 = (grad_xx + grad_xx) * row_x[1] + grad_xy * row_y[1]
@@ -341,8 +352,8 @@ def _add_view(views, k, splats, means, scales, g, turn, total, moments, grad_mea
     grad_row_x, grad_row_y = (grad_x0, grad_x1, grad_x2), (grad_y0, grad_y1, grad_y2)
     grad_sx = views[k, 12] * grad_cx - (kx * _dot(grad_row_x, w) if bx == sx else zero)
     grad_sy = views[k, 13] * grad_cy - (ky * _dot(grad_row_y, w) if by == sy else zero)
-    grad_z = total[3] - (_dot(grad_row_x, row_x) + _dot(grad_row_y, row_y) + grad_sx * sx + grad_sy * sy) / z
-    grad_x, grad_y = grad_sx / z, grad_sy / z
+    grad_z -= (_dot(grad_row_x, row_x) + _dot(grad_row_y, row_y) + grad_sx * sx + grad_sy * sy) * nearness
+    grad_x, grad_y = grad_sx * nearness, grad_sy * nearness
     for j in range(3):
         along_x, along_y = views[k, j], views[k, 3 + j]
         along_z = views[k, 6 + j]

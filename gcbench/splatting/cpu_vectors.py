@@ -7,10 +7,12 @@ over all its lanes. Arrays are addressed as if flat, and nothing checks bounds.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import operator
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -22,16 +24,23 @@ from numba.extending import intrinsic, lower_builtin, models, register_model, ty
 
 LANES = 16
 WIDE = bool(llvm.get_host_cpu_features().get("avx512f"))  # 32 registers of 64 bytes; otherwise 16 of 32 bytes
+_SOURCES = tuple(sorted((file.name, *file.stat()[6:9:2]) for file in Path(__file__).parent.glob("*.py")))  # size, time
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile on first use without the GIL, from numba's cache where there is a folder for one."""
+    """Compile on first use without the GIL, from numba's cache where there is a folder for one.
+
+    numba compiles again when the kernel's own file has changed; here it does so for any file of this package, because
+    helpers and constants are compiled into a kernel.
+    """
     try:
-        compiled: Callable[..., Any] = njit(nogil=True, error_model="numpy", cache=True)(function)
-        return compiled
+        compiled: Any = njit(nogil=True, error_model="numpy", cache=True)(function)
     except RuntimeError:  # no folder that can be written to
         return helper(function)
+    with contextlib.suppress(AttributeError):  # private to numba; without it only the kernel's own file counts
+        compiled._cache._cache_file._source_stamp = _SOURCES
+    return compiled  # type: ignore[no-any-return]
 
 
 def helper(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -89,7 +89,7 @@ SCENES: dict[str, tuple[Gaussians, tuple[int, int], dict[str, Any]]] = {
     "6 times as big": (replace(cloud(40, seed=2), scales=6 * cloud(40, seed=2).scales), (33, 20), {}),
     "tiny": (replace(cloud(90, seed=2), scales=0.05 * cloud(90, seed=2).scales), (33, 20), {}),
     "needles": (
-        replace(cloud(40, seed=9), scales=cloud(40, seed=9).scales * torch.tensor([20, 0.01, 0.3])),
+        replace(cloud(40, seed=9), scales=cloud(40, seed=9).scales * torch.tensor([6, 0.01, 0.3])),
         (40, 30),
         {},
     ),
