@@ -28,7 +28,7 @@ _EPILOG = """Examples:
 
   gcbench pretrain --recipe pretrain/views-2 --data prepared/scannet --dry-run
 
-  gcbench pretrain --preset tiny --data prepared/room --set data.splits=[test] --set schedule.steps=300
+  gcbench pretrain --preset scan --data prepared/mine --set schedule.steps=300
 """
 
 
@@ -44,7 +44,9 @@ def pretrain(
     recipe: Annotated[str, typer.Option(help="A recipe's name or file (see `gcbench recipes`).")] = (
         "pretrain/gaussiancross"
     ),
-    preset: Annotated[str | None, typer.Option(help="Small sizes for a laptop: tiny.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="For a laptop: tiny (synthetic rooms) or scan (one scan of your own).")
+    ] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="Train on so many GPUs of this machine.")] = None,
     cpu_processes: Annotated[
         int | None, typer.Option(min=1, help="Train in so many processes on the CPU instead.")

@@ -125,7 +125,8 @@ class _Pretraining:
             if self.accelerator.is_main_process and not self.checkpoints.steps():
                 self._check()
         self.samples = pretrain_samples(recipe, self.dataset, job.seed)
-        self.evaluation = HeldOutEvaluation(self.samples, recipe, self.objective)
+        batch_size = recipe.schedule.batch_size // self.processes
+        self.evaluation = HeldOutEvaluation(self.samples, recipe, self.objective, batch_size)
         torch.manual_seed(job.seed)
         self.model = build_pretrainer(recipe, build_encoder(recipe.encoder), self.objective.teacher_dim)
 

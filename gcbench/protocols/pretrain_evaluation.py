@@ -5,7 +5,8 @@ Shape legend: V views of a scene, H x W pixels, F channels of a rendered feature
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,22 @@ _PICTURED = 3  # views in a picture
 class HeldOutEvaluation:
     """Measures a model on the first `evaluation_scenes` scenes, with all their points.
 
-    Views are rendered in as many at a time as a training step has twice over: without gradients that fits.
+    Batch norm takes the statistics of the batch, as in training, so as many scenes pass at once as there. Of each scene
+    twice as many views as in a training step are rendered at a time: without gradients that fits.
+
+    Args:
+        samples: the scenes.
+        recipe: sizes.
+        objective: losses and teacher.
+        batch_size: scenes of a training step in one process.
     """
 
-    def __init__(self, samples: PretrainSamples, recipe: PretrainRecipe, objective: PretrainingObjective) -> None:
-        self.samples, self.objective = samples, objective
+    def __init__(
+        self, samples: PretrainSamples, recipe: PretrainRecipe, objective: PretrainingObjective, batch_size: int
+    ) -> None:
+        self.samples, self.objective, self.batch_size = samples, objective, batch_size
         self.names = samples.names[: recipe.data.evaluation_scenes]
-        self.at_once = 2 * recipe.data.views * recipe.schedule.batch_size
+        self.at_once = 2 * recipe.data.views
 
     def __call__(
         self, model: nn.Module, precision: AbstractContextManager[Any], picture: Path | None = None
@@ -52,39 +62,54 @@ class HeldOutEvaluation:
         model.eval()
         measured: dict[str, list[float]] = {}
         rows: list[PanelRow] = []
+        groups = np.array_split(np.array(self.names, object), math.ceil(len(self.names) / self.batch_size))
         with torch.no_grad(), precision, batch_statistics(model):
-            for name in self.names:
-                heldout = self.samples.heldout_views(name)
-                wanted = self._pictured(name, len(heldout.views.colors)) if picture else ()
-                values = self._measure(model, heldout, wanted, rows)
-                trained = self._measure(model, self._training_views(name, heldout), (), rows)
-                values = {f"{key}_heldout": value for key, value in values.items()}
-                for key, value in {**values, "psnr_train": trained["psnr"]}.items():
-                    measured.setdefault(key, []).append(value)
+            for names in groups:
+                heldout = [self.samples.heldout_views(name) for name in names]
+                trained = [self._training_views(sample) for sample in heldout]
+                for values, others in zip(
+                    self._measure(model, heldout, rows if picture else None),
+                    self._measure(model, trained, None),
+                    strict=True,
+                ):
+                    values = {f"{key}_heldout": value for key, value in values.items()}
+                    for key, value in {**values, "psnr_train": others["psnr"]}.items():
+                        measured.setdefault(key, []).append(value)
         if picture:
             write_atomic(picture, render_panel(rows))
         return {key: float(np.mean(values)) for key, values in measured.items()}
 
     def _measure(
-        self, model: nn.Module, sample: PretrainSample, wanted: tuple[int, ...], rows: list[PanelRow]
-    ) -> dict[str, float]:
-        """Means over the views; a picture of each view in `wanted` is added to `rows`."""
-        sums: dict[str, float] = {}
-        count = len(sample.views.colors)
-        for first, views in _chunks(sample.views, self.at_once):
-            predictions, loss = self.objective(model, collate([sample.points]), [views])
-            quality = psnr(predictions[0].rendered.colors, predictions[0].targets.colors)
-            values = {"psnr": quality.mean(), "image": loss.image, "depth": loss.depth, "semantic": loss.semantic}
-            for key, value in values.items():
-                if value is not None:
-                    sums[key] = sums.get(key, 0.0) + float(value) * len(views.colors) / count
-            chosen = [view - first for view in wanted if first <= view < first + len(views.colors)]
-            rows.extend(panel_rows(sample.points.name, predictions[0], views, chosen))
+        self, model: nn.Module, samples: Sequence[PretrainSample], rows: list[PanelRow] | None
+    ) -> list[dict[str, float]]:
+        """Means over the views of each scene; pictures of some views are added to `rows`."""
+        sums: list[dict[str, float]] = [{} for _ in samples]
+        points = collate([sample.points for sample in samples])
+        most = max(len(sample.views.colors) for sample in samples)
+        for first in range(0, most, self.at_once):
+            views = [_part(sample.views, first, self.at_once) for sample in samples]
+            predictions = self.objective.predict(model, points, views)
+            for name, prediction, part, sample, total in zip(
+                points.names, predictions, views, samples, sums, strict=True
+            ):
+                count = len(sample.views.colors)
+                if first >= count:  # measured already; the scene only keeps its batch whole
+                    continue
+                loss = self.objective.loss([prediction], [name], [part])
+                quality = psnr(prediction.rendered.colors, prediction.targets.colors)
+                values = {"psnr": quality.mean(), "image": loss.image, "depth": loss.depth, "semantic": loss.semantic}
+                for key, value in values.items():
+                    if value is not None:
+                        total[key] = total.get(key, 0.0) + float(value) * len(part.colors) / count
+                if rows is not None:
+                    chosen = [view - first for view in self._pictured(name, count)]
+                    chosen = [view for view in chosen if 0 <= view < len(part.colors)]
+                    rows.extend(panel_rows(name, prediction, part, chosen))
         return sums
 
-    def _training_views(self, name: str, heldout: PretrainSample) -> PretrainSample:
+    def _training_views(self, heldout: PretrainSample) -> PretrainSample:
         """As many views that are trained on, evenly spaced, with the same points."""
-        frames = self.samples.dataset.frames(name)
+        frames = self.samples.dataset.frames(heldout.points.name)
         positions = split_frames(len(frames), self.samples.holdout_every)[0]
         count = min(len(heldout.views.colors), len(positions))
         chosen = [positions[i] for i in np.linspace(0, len(positions) - 1, count).round().astype(int)]
@@ -128,15 +153,12 @@ def panel_rows(
     ]
 
 
-def _chunks(views: PosedViews, size: int) -> Iterator[tuple[int, PosedViews]]:
-    for first in range(0, len(views.colors), size):
-        part = slice(first, first + size)
-        yield (
-            first,
-            PosedViews(
-                views.colors[part], views.depths[part], views.viewmats[part], views.Ks[part], views.frame_ids[part]
-            ),
-        )
+def _part(views: PosedViews, first: int, size: int) -> PosedViews:
+    """`size` views from `first` on, or the last ones of a scene that has fewer."""
+    part = slice(first if first < len(views.colors) else -size, first + size)
+    return PosedViews(
+        views.colors[part], views.depths[part], views.viewmats[part], views.Ks[part], views.frame_ids[part]
+    )
 
 
 def _array(values: Tensor) -> Any:

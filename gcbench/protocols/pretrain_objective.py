@@ -65,19 +65,32 @@ class PretrainingObjective:
         self, model: nn.Module, points: PointBatch, views: Sequence[PosedViews]
     ) -> tuple[Sequence[ScenePrediction], PretrainingLoss]:
         """Predictions of every scene, and the loss over all their views."""
-        points, views = points.to(self.device), [item.to(self.device) for item in views]
-        predictions: Sequence[ScenePrediction] = model(points, views, self.grid)
+        views = [item.to(self.device) for item in views]
+        predictions = self.predict(model, points, views)
+        return predictions, self.loss(predictions, points.names, views)
+
+    def predict(self, model: nn.Module, points: PointBatch, views: Sequence[PosedViews]) -> Sequence[ScenePrediction]:
+        """The views of every scene, rendered; feature maps are on the teacher's grid."""
+        predictions: Sequence[ScenePrediction] = model(
+            points.to(self.device), [item.to(self.device) for item in views], self.grid
+        )
+        return predictions
+
+    def loss(
+        self, predictions: Sequence[ScenePrediction], names: Sequence[str], views: Sequence[PosedViews]
+    ) -> PretrainingLoss:
+        """Eq. 17-20 over all views of the scenes with these names."""
+        views = [item.to(self.device) for item in views]
         maps = [p.feature_maps for p in predictions if p.feature_maps is not None]
-        loss = pretraining_loss(
+        return pretraining_loss(
             torch.cat([p.rendered.colors for p in predictions]),
             torch.cat([p.rendered.depths for p in predictions]),
             torch.cat([item.colors for item in views]),
             torch.cat([p.targets.depths for p in predictions]),
             self.weights,
             feature_maps=torch.cat(maps) if maps else None,
-            teacher_maps=self.teacher_maps(points.names, views) if maps else None,
+            teacher_maps=self.teacher_maps(names, views) if maps else None,
         )
-        return predictions, loss
 
     def teacher_maps(self, scenes: Sequence[str], views: Sequence[PosedViews]) -> Tensor:
         """The teacher's features [all V, h, w, D] of the photos of these scenes, in its own precision."""

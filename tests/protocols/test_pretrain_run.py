@@ -14,9 +14,11 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
+from gcbench.data.batching import collate
 from gcbench.data.frame_images import encode_depth
 from gcbench.data.storage import PreparedDataset, write_manifest, write_scene
 from gcbench.errors import InputError
+from gcbench.objectives.pretraining import psnr
 from gcbench.protocols.encoders import build_encoder
 from gcbench.protocols.pretrain import PretrainBatches, pretrain, pretrain_samples
 from gcbench.protocols.pretrain_evaluation import HeldOutEvaluation
@@ -27,6 +29,7 @@ from gcbench.recipe.schema import PretrainRecipe
 from gcbench.runs.results import PretrainResult
 from gcbench.runs.store import Run
 from gcbench.structures import Scene
+from gcbench.training.checkpoint import Checkpoints
 from tests.protocols.small_pretraining import change_frames, small_job, small_recipe, write_dataset
 
 
@@ -150,7 +153,7 @@ def test_features_are_kept_on_request(
 
 def test_evaluating_in_parts_changes_nothing(dataset: PreparedDataset) -> None:
     recipe, objective, model = built(dataset)
-    evaluation = HeldOutEvaluation(pretrain_samples(recipe, dataset, seed=0), recipe, objective)
+    evaluation = HeldOutEvaluation(pretrain_samples(recipe, dataset, seed=0), recipe, objective, 1)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     whole = evaluation(model, nullcontext())
     evaluation.at_once = 1
@@ -159,6 +162,22 @@ def test_evaluating_in_parts_changes_nothing(dataset: PreparedDataset) -> None:
     assert parts == pytest.approx(whole, rel=1e-5)
     after = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     assert all(torch.equal(value, before[name]) for name, value in after.items())
+
+
+def test_scenes_are_evaluated_in_batches_as_in_training(dataset: PreparedDataset) -> None:
+    recipe, objective, model = built(dataset)
+    samples = pretrain_samples(recipe, dataset, seed=0)
+    evaluation = HeldOutEvaluation(samples, recipe, objective, 2)
+    measured = evaluation(model, nullcontext())
+    together = [samples.heldout_views(name) for name in evaluation.names]
+    assert len(together) == 2
+    model.train()
+    with torch.no_grad():
+        predictions, _ = objective(
+            model, collate([sample.points for sample in together]), [sample.views for sample in together]
+        )
+    expected = [float(psnr(p.rendered.colors, p.targets.colors).mean()) for p in predictions]
+    assert measured["psnr_heldout"] == pytest.approx(np.mean(expected), rel=1e-5)
 
 
 def test_bfloat16_is_honoured_on_the_cpu(dataset: PreparedDataset, tmp_path: Path) -> None:
@@ -182,7 +201,8 @@ def test_odd_scenes_train_on_and_are_counted(tmp_path: Path) -> None:
     assert all(np.isfinite(record["loss"]) for record in run.records() if record["event"] == "step")
 
 
-def test_a_scene_of_one_point_trains_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("together", [1, 2])
+def test_a_scene_of_one_point_trains_on(tmp_path: Path, together: int) -> None:
     dataset = write_dataset(tmp_path, scenes=2)
     whole = dataset.scene("scene0001_00")
     one = Scene(whole.name, whole.coord[70:71], whole.color[70:71], whole.normal[70:71])
@@ -190,8 +210,11 @@ def test_a_scene_of_one_point_trains_on(tmp_path: Path) -> None:
     write_scene(path, one, {})
     dataset.manifest["scenes"]["scene0001_00"]["points"] = 1
     write_manifest(dataset.root, dataset.manifest)
-    changes = ("schedule.steps=3", "data.evaluation_scenes=1")
+    changes = ("schedule.steps=4", "data.evaluation_scenes=2", f"schedule.batch_size={together}")
     result, run = run_job(PreparedDataset.open(dataset.root), tmp_path / "run", *changes)
-    assert result.warnings["one-point"] == 3
+    steps = [record for record in run.records() if record["event"] == "step"]
+    assert result.warnings["one-point"] == 4 * together / 2  # every other scene
     assert "scene0001_00" in next(r["message"] for r in run.records() if r.get("kind") == "one-point")
-    assert all(np.isfinite(record["grad_norm"]) for record in run.records() if record["event"] == "step")
+    assert all(np.isfinite([record[key] for key in ("loss", "image", "depth", "grad_norm")]).all() for record in steps)
+    kept = Checkpoints(run.checkpoints, warn=pytest.fail).load_last()
+    assert kept is not None and all(torch.isfinite(value).all() for value in kept["model"].values())
