@@ -6,6 +6,8 @@ The command line prints `message` and `way_out` and exits with `exit_code`; noth
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 
@@ -35,6 +37,10 @@ class RecipeError(InputError):
     """A recipe has an unknown key, a wrong type or a value out of range."""
 
 
+class RefusedError(InputError):
+    """A job cannot be done with what it was given. It has done nothing yet, so nothing of it need be kept."""
+
+
 class DataError(GcbenchError, ValueError):
     """A file or folder of data is missing, broken or not what its layout says."""
 
@@ -51,6 +57,17 @@ class DiskFullError(RunError):
 
 class MissingExtraError(GcbenchError, ImportError):
     """An optional library is not installed."""
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Around the checks of a job, before its work: what is wrong with the input becomes a `RefusedError`."""
+    try:
+        yield
+    except RefusedError:
+        raise
+    except (InputError, DataError, MissingExtraError) as error:
+        raise RefusedError(error.message, error.way_out) from error
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

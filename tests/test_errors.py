@@ -6,7 +6,17 @@ import math
 
 import pytest
 
-from gcbench.errors import DataError, GcbenchError, InputError, MissingExtraError, RecipeError, RunError, require
+from gcbench.errors import (
+    DataError,
+    GcbenchError,
+    InputError,
+    MissingExtraError,
+    RecipeError,
+    RefusedError,
+    RunError,
+    refusing,
+    require,
+)
 
 
 def test_message_and_way_out_stay_apart() -> None:
@@ -21,6 +31,7 @@ def test_message_and_way_out_stay_apart() -> None:
     [
         (InputError, ValueError, 2),
         (RecipeError, InputError, 2),
+        (RefusedError, InputError, 2),
         (DataError, ValueError, 1),
         (RunError, RuntimeError, 1),
         (MissingExtraError, ImportError, 1),
@@ -32,6 +43,19 @@ def test_errors_are_also_what_python_calls_them(
     assert issubclass(kind, GcbenchError)
     assert issubclass(kind, base)
     assert kind.exit_code == exit_code
+
+
+@pytest.mark.parametrize("kind", [InputError, DataError, MissingExtraError, RecipeError])
+def test_wrong_input_is_refused_with_the_same_words(kind: type[GcbenchError]) -> None:
+    with pytest.raises(RefusedError) as caught, refusing():
+        raise kind("'a.ply' is cut off.", "Download it again.")
+    assert (caught.value.message, caught.value.way_out) == ("'a.ply' is cut off.", "Download it again.")
+    assert isinstance(caught.value.__cause__, kind)
+
+
+def test_what_is_no_fault_of_the_input_is_not_refused() -> None:
+    with pytest.raises(RunError), refusing():
+        raise RunError("It failed.")
 
 
 def test_require_returns_the_module() -> None:

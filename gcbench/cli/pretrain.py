@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,7 +67,7 @@ def pretrain(
     """
     from rich.console import Console
 
-    from gcbench.errors import InputError
+    from gcbench.errors import InputError, refusing
     from gcbench.recipe.loader import load_recipe
     from gcbench.recipe.schema import PretrainRecipe
     from gcbench.runs.results import PretrainResult
@@ -92,7 +93,8 @@ def pretrain(
 
         show_plan(console, loaded.recipe, data, folder.resolve(), processes)
         return
-    job = _job(loaded, data, name, seed)
+    with refusing():
+        job = _job(loaded, data, name, seed)
     run = open_run(folder, job)
     if run.is_done:
         console.print(f"{folder} is done already.", soft_wrap=True)
@@ -197,15 +199,25 @@ def _rooms(console: Console, loaded: LoadedRecipe, overrides: list[str], folder:
 
 
 def _train(console: Console, run: Run, job: PretrainJob, processes: int, *, cpu: bool) -> None:
+    """Train in worker processes. Of a job that is refused before it begins nothing stays in the run's folder."""
+    from gcbench.errors import RefusedError
     from gcbench.protocols.jobs import WORKER
     from gcbench.training.launch import run_worker
 
+    before = set(run.folder.iterdir()) if run.folder.is_dir() else None
     run.queue(job.model_dump(mode="json"))
 
     def start(on_event: Any) -> None:
         run_worker(WORKER, run.job_path, run.folder / "worker.log", on_event, processes=processes, cpu=cpu)
 
-    _run_all(console, [(run, job, start)])
+    try:
+        _run_all(console, [(run, job, start)])
+    except RefusedError:
+        for path in set(run.folder.iterdir()) - (before or set()):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if before is None:
+            run.folder.rmdir()
+        raise
 
 
 def _run_all(console: Console, waiting: list[tuple[Run, Any, Any]]) -> None:

@@ -19,8 +19,18 @@ def show_plan(console: Console, recipe: PretrainRecipe, data: Path, out: Path, p
     """Run all checks and print sizes: model, budget, data, teacher, disk. Data that is not made yet is left out.
 
     Raises:
-        GcbenchError: what would stop the training before it starts.
+        RefusedError: what would stop the training before it starts.
     """
+    from gcbench.errors import refusing
+
+    with refusing():
+        lines = _lines(console, recipe, data, out, processes)
+    for title in ("Model", "Budget", "Data", "Teacher", "Device", "Disk"):
+        console.print(f"{title:<8} {lines[title]}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _lines(console: Console, recipe: PretrainRecipe, data: Path, out: Path, processes: int) -> dict[str, str]:
+    """Title -> what is shown; warnings are printed at once."""
     import torch
 
     from gcbench.data.samples import split_frames
@@ -63,8 +73,7 @@ def show_plan(console: Console, recipe: PretrainRecipe, data: Path, out: Path, p
     lines["Disk"] = f"about {_disk_mb(recipe, weights, encoder, total or 0):,.0f} MB in {out}" + (
         f", and up to {recipe.teacher.cache_gb} GB of teacher features" if recipe.teacher.cache_gb else ""
     )
-    for title in ("Model", "Budget", "Data", "Teacher", "Device", "Disk"):
-        console.print(f"{title:<8} {lines[title]}", highlight=False, soft_wrap=True, markup=False)
+    return lines
 
 
 def _disk_mb(recipe: PretrainRecipe, weights: int, encoder: int, steps: int) -> float:

@@ -93,7 +93,8 @@ def _write(renderer: SceneRenderer, positions: list[int], folder: Path, scene: s
     import numpy as np
 
     from gcbench.cli.scene_progress import scene_progress
-    from gcbench.protocols.rendered_views import FeatureColors, write_panel, write_view
+    from gcbench.protocols.rendered_views import write_panel, write_view
+    from gcbench.reporting.feature_colors import FeatureColors
 
     rows = min(_PANEL_ROWS, len(positions))
     pictured = {positions[i] for i in np.linspace(0, len(positions) - 1, rows).round().astype(int)}

@@ -17,6 +17,7 @@ from gcbench.data.batching import collate
 from gcbench.data.samples import PretrainSample, PretrainSamples
 from gcbench.data.storage import PreparedDataset
 from gcbench.data.transforms import GeometricAugmentation
+from gcbench.errors import refusing
 from gcbench.models.pretrainer import Pretrainer
 from gcbench.models.sparse_unet import SparseUNet
 from gcbench.objectives.pretraining import psnr
@@ -98,11 +99,13 @@ def pretrain(job: PretrainJob, run: Run, report: Report, stop: Stop) -> Pretrain
     Of several processes the first one returns the result, the others None.
 
     Raises:
-        DataError: the dataset has no such split, or its frames cannot be trained on.
-        InputError: the recipe asks for what there is not: a teacher, a GPU, an even share of a batch.
+        RefusedError: before anything else. The dataset has no such split, its frames cannot be trained on, or the
+            recipe asks for what there is not: a teacher, a GPU, an even share of a batch.
         RunError: training diverged.
     """
-    return _Pretraining(job, run, report, stop).run_to_end()
+    with refusing():
+        ready = _Pretraining(job, run, report, stop)
+    return ready.run_to_end()
 
 
 class _Pretraining:

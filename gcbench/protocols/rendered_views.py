@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,9 @@ from PIL import Image
 from gcbench.errors import InputError
 from gcbench.files import write_atomic
 from gcbench.protocols.render import Pretrained, SceneView
+from gcbench.reporting.feature_colors import FeatureColors
 from gcbench.reporting.figures import PanelRow, render_panel
-from gcbench.structures import Float32Array, Float64Array, UInt8Array
+from gcbench.structures import Float32Array, UInt8Array
 
 DEPTH_NOTE = (
     "16 bit, millimetres: the sum of z alpha T over the Gaussians of a pixel, as trained; 0 where nothing is rendered."
@@ -32,39 +32,6 @@ DEPTH_NOTE = (
     " depth is too small by about that factor."
 )
 _FARTHEST = np.iinfo(np.uint16).max
-
-
-@dataclass(frozen=True)
-class FeatureColors:
-    """Features as colours: their first three principal components, each stretched from its 1st to its 99th percentile.
-
-    Attributes:
-        mean: [F].
-        axes: [F, 3] or fewer columns where F < 3.
-        low, high: [3] or fewer.
-    """
-
-    mean: Float64Array
-    axes: Float64Array
-    low: Float64Array
-    high: Float64Array
-
-    @classmethod
-    def of(cls, features: Sequence[Float32Array]) -> FeatureColors:
-        """Fitted to views [H, W, F]."""
-        values = np.concatenate([view.reshape(-1, view.shape[-1]) for view in features]).astype(np.float64)
-        mean = values.mean(axis=0)
-        vectors = np.linalg.eigh(np.cov(values.T).reshape(len(mean), len(mean)))[1]
-        axes = vectors[:, ::-1][:, :3]
-        axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), range(axes.shape[1])])  # a sign that does not flip
-        low, high = np.percentile((values - mean) @ axes, [1, 99], axis=0)
-        return cls(mean, axes, low, high)
-
-    def __call__(self, features: Float32Array) -> Float64Array:
-        """Colours [H, W, 3] in [0, 1] of features [H, W, F]."""
-        spread = np.maximum(self.high - self.low, 1e-12)
-        scaled = np.clip(((features - self.mean) @ self.axes - self.low) / spread, 0.0, 1.0)
-        return np.pad(scaled, ((0, 0), (0, 0), (0, 3 - scaled.shape[-1])))
 
 
 def check_folder(out: Path) -> None:

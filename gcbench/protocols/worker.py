@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from gcbench.errors import GcbenchError
+from gcbench.errors import GcbenchError, RefusedError
 from gcbench.protocols.jobs import FoldsJob, Job, PrepareJob, PretrainJob, RoomsJob, SemanticJob, read_job
 from gcbench.runs.store import Run
 from gcbench.training.launch import INTERRUPTED
@@ -136,7 +136,8 @@ def _end_with_parent() -> None:
 
 def _describe(error: Exception) -> dict[str, Any]:
     if isinstance(error, GcbenchError):
-        return {"message": error.message, "way_out": error.way_out, "exit_code": error.exit_code}
+        refused = {"refused": True} if isinstance(error, RefusedError) else {}
+        return {"message": error.message, "way_out": error.way_out, "exit_code": error.exit_code, **refused}
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" while writing {error.filename}" if error.filename else ""
         return {

@@ -274,7 +274,9 @@ def _explain(path: Path, model: type[BaseModel], error: ValidationError, leaves:
     lines = []
     for item in error.errors():
         keys = [str(part) for part in item["loc"]]
-        key = ".".join(keys)
+        whole = [".".join(keys[:end]) for end in range(len(keys), 0, -1)]
+        key = next((name for name in whole if name in leaves), whole[0])  # of a list, not the place in it
+        value = leaves[key].value if key in leaves else item["input"]
         origin = leaves[key].source if key in leaves and leaves[key].source.startswith(("override", "preset")) else ""
         where = f"{path}{f' ({origin})' if origin else ''}: '{key}'"
         if item["type"] == "extra_forbidden":
@@ -283,7 +285,7 @@ def _explain(path: Path, model: type[BaseModel], error: ValidationError, leaves:
             lines.append(f"{where} is missing.")
         else:
             hint = " (YAML reads 3e-4 as text: write 3.0e-4)" if _looks_like_number(item["input"]) else ""
-            lines.append(f"{where} is {item['input']!r}: {item['msg']}{hint}.")
+            lines.append(f"{where} is {value!r}: {item['msg']}{hint}.")
     return "\n".join(lines)
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from numpy.typing import NDArray
 
+    from gcbench.reporting.feature_colors import FeatureColors
+
     FloatImage = NDArray[np.floating[Any]]
     Image = NDArray[np.uint8] | FloatImage
 
@@ -92,16 +94,18 @@ def render_panel(rows: Sequence[PanelRow], *, depth_unit: str = "m", feature_tit
     """
     if not rows:
         raise InputError("There is no view to draw.")
+    from gcbench.reporting.feature_colors import FeatureColors
+
     for row in rows:
         _same_size(row)
-    with_features = any(row.features is not None for row in rows)
-    titles = ["Photo", "Rendered colour", "Depth camera", "Rendered depth", *([feature_title] if with_features else [])]
-    components = _principal_components([row.features for row in rows])
+    known = [row.features for row in rows if row.features is not None]
+    colors = FeatureColors.of(known) if known else None
+    titles = ["Photo", "Rendered colour", "Depth camera", "Rendered depth", *([feature_title] if colors else [])]
     height, width = rows[0].depth.shape
     canvas = _canvas(2.75 * len(titles) + 0.6, (2.75 * height / width + 0.32) * len(rows) + 0.4)
     axes = canvas.subplots(len(rows), len(titles), squeeze=False)
-    for number, (row, line, components_of_row) in enumerate(zip(rows, axes, components, strict=True)):
-        _draw_panel_row(canvas, row, list(line), components_of_row, depth_unit)
+    for number, (row, line) in enumerate(zip(rows, axes, strict=True)):
+        _draw_panel_row(canvas, row, list(line), colors, depth_unit)
         if number == 0:
             for axis, title in zip(line, titles, strict=True):
                 axis.set_title(title, fontweight="bold", fontsize=12)
@@ -207,7 +211,7 @@ def _may_show_paper(cell: Cell, metric: str) -> bool:
 
 
 def _draw_panel_row(
-    canvas: Canvas, row: PanelRow, axes: list[Axes], components: FloatImage | None, depth_unit: str
+    canvas: Canvas, row: PanelRow, axes: list[Axes], colors: FeatureColors | None, depth_unit: str
 ) -> None:
     import matplotlib as mpl
     import numpy as np
@@ -224,9 +228,9 @@ def _draw_panel_row(
         axes[1].set_xlabel(f"PSNR {row.psnr:.2f} dB", fontsize=10, loc="left")
     measured = row.depth[row.depth > 0]
     low, high = (float(measured.min()), float(measured.max())) if measured.size else (0.0, 1.0)
-    colors = mpl.colormaps["viridis"].with_extremes(bad="#BBBBBB")
+    colormap = mpl.colormaps["viridis"].with_extremes(bad="#BBBBBB")
     for axis, depth in ((axes[2], row.depth), (axes[3], row.rendered_depth)):
-        drawn = axis.imshow(np.ma.masked_where(depth <= 0, depth), cmap=colors, vmin=low, vmax=high)
+        drawn = axis.imshow(np.ma.masked_where(depth <= 0, depth), cmap=colormap, vmin=low, vmax=high)
     if measured.size:
         error = np.abs(row.rendered_depth - row.depth)[row.depth > 0].mean()
         axes[3].set_xlabel(f"mean error {error:.3f} {depth_unit}", fontsize=10, loc="left")
@@ -234,8 +238,8 @@ def _draw_panel_row(
     bar = canvas.colorbar(drawn, ax=axes[3], fraction=0.04, pad=0.02)
     bar.ax.set_title(depth_unit, fontsize=9)
     bar.ax.tick_params(labelsize=8)
-    if len(axes) > 4 and components is not None:
-        axes[4].imshow(components)
+    if colors is not None and row.features is not None:
+        axes[4].imshow(colors(row.features))
 
 
 def _same_size(row: PanelRow) -> None:
@@ -245,36 +249,6 @@ def _same_size(row: PanelRow) -> None:
     for name, image in images.items():
         if image.shape[:2] != row.depth.shape:
             raise InputError(f"View '{row.title}': {name} is {image.shape[:2]}, the depth is {row.depth.shape}.")
-
-
-def _principal_components(features: Sequence[FloatImage | None]) -> list[FloatImage | None]:
-    """First three principal components over all views, each stretched from its 1st to its 99th percentile.
-
-    Args:
-        features: [H, W, F] per view.
-
-    Returns:
-        [H, W, 3] in [0, 1] per view.
-    """
-    import numpy as np
-
-    known = [view.reshape(-1, view.shape[-1]).astype(np.float64) for view in features if view is not None]
-    if not known:
-        return [None] * len(features)
-    everything = np.concatenate(known)
-    mean = everything.mean(axis=0)
-    _, vectors = np.linalg.eigh(np.cov(everything.T).reshape(len(mean), len(mean)))
-    axes = vectors[:, ::-1][:, :3]
-    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), range(axes.shape[1])])  # a sign that does not flip
-    low, high = np.percentile((everything - mean) @ axes, [1, 99], axis=0)
-    drawn: list[FloatImage | None] = []
-    for view in features:
-        if view is None:
-            drawn.append(None)
-            continue
-        scaled = np.clip(((view - mean) @ axes - low) / np.maximum(high - low, 1e-12), 0.0, 1.0)
-        drawn.append(np.pad(scaled, ((0, 0), (0, 0), (0, 3 - scaled.shape[-1]))))
-    return drawn
 
 
 def _series(records: Sequence[Mapping[str, Any]], key: str) -> dict[int, float]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from gcbench.errors import GcbenchError, InputError, RunError
+from gcbench.errors import GcbenchError, InputError, RefusedError, RunError
 
 INTERRUPTED = 130
 _GRACE = 5.0  # seconds for a process to end when it is asked to
@@ -48,6 +48,7 @@ def run_worker(
 
     Raises:
         KeyboardInterrupt: the job was interrupted and has saved what it had.
+        RefusedError: the job was refused before it began.
         GcbenchError: a process failed; says why and where its log is.
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -217,6 +218,8 @@ def _fail(failure: dict[str, Any] | None, who: str, code: int, log_file: Path) -
         tail = log_file.read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
         end = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}: {tail[0]}"
         raise RunError(f"{who} {end}.", f"Run the same command to go on from the last checkpoint. Log: {log_file}")
+    if failure.get("refused"):
+        raise RefusedError(str(failure["message"]), str(failure["way_out"]))
     error = GcbenchError(str(failure["message"]), f"{failure['way_out']} Log: {log_file}".strip())
     error.exit_code = int(failure["exit_code"])
     raise error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,14 +12,16 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from gcbench.cli.pretrain import open_run
 from gcbench.data.storage import PreparedDataset
-from tests.protocols.small_pretraining import SMALL, change_frames, write_dataset
+from tests.protocols.small_pretraining import SMALL, change_frames, small_job, write_dataset
 
+LONGER = ("schedule.steps=12", "run.evaluate_every=12")  # long enough to be interrupted
 ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"}
 
 
 def command(*arguments: str | Path) -> list[str]:
-    sets = [part for text in SMALL for part in ("--set", text)]
+    sets = [part for text in (*SMALL, *LONGER) for part in ("--set", text)]
     return [sys.executable, "-m", "gcbench", "pretrain", "--preset", "tiny", *sets, *map(str, arguments)]
 
 
@@ -43,18 +44,18 @@ def done(dataset: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def refused(*arguments: str | Path) -> str:
     answer = gcbench(*arguments)
-    assert answer.returncode in (1, 2), answer.stdout + answer.stderr
+    assert answer.returncode == 2, answer.stdout + answer.stderr
     return " ".join(answer.stderr.split())
 
 
 def test_a_run_ends_with_a_summary_and_an_encoder(done: tuple[Path, str]) -> None:
     run, output = done
-    assert [line.split()[1] for line in output.splitlines() if line.startswith("step ")] == ["0/4", "4/4"]
+    assert [line.split()[1] for line in output.splitlines() if line.startswith("step ")] == ["0/12", "12/12"]
     for word in ("held-out views", "s per scene", "MB at its peak", "kept per scene", "Warnings   none"):
         assert word in output
     assert f"gcbench render {run} scene0000_00" in output
     assert load_file(run / "encoder" / "model.safetensors")
-    assert json.loads((run / "encoder" / "config.json").read_text())["pretraining"]["steps"] == 4
+    assert json.loads((run / "encoder" / "config.json").read_text())["pretraining"]["steps"] == 12
     assert len(list((run / "panels").glob("*.png"))) == 2
 
 
@@ -65,8 +66,12 @@ def test_a_finished_run_returns_at_once(done: tuple[Path, str], dataset: Prepare
     assert (done[0] / "manifest.json").read_bytes() == manifest
 
 
-def test_a_run_of_other_settings_is_refused_with_what_differs(done: tuple[Path, str], dataset: PreparedDataset) -> None:
-    text = refused("--data", dataset.root, "--out", done[0], "--set", "optimizer.lr=0.5", "--seed", "3")
+def test_a_run_of_other_settings_is_left_alone_and_what_differs_is_told(
+    done: tuple[Path, str], dataset: PreparedDataset
+) -> None:
+    answer = gcbench("--data", dataset.root, "--out", done[0], "--set", "optimizer.lr=0.5", "--seed", "3")
+    text = " ".join(answer.stderr.split())
+    assert answer.returncode == 1
     assert "seed is 0 there, 3 here; optimizer.lr is 0.006 there, 0.5 here" in text
 
 
@@ -79,16 +84,17 @@ def test_an_interrupted_run_goes_on_to_the_same_encoder(
     while not list(run.glob("checkpoints/*.pt")):
         assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.terminate()  # SIGINT may be ignored where a shell started the tests in the background
     _, errors = process.communicate(timeout=60)
-    if process.returncode != 0:  # else it was quicker than the signal
-        assert process.returncode == 130 and "Run the same command to go on" in errors
-        assert not (run / "result.json").exists()
-        answer = gcbench(*arguments)
-        assert answer.returncode == 0, answer.stderr
-        assert '"event": "resumed"' in (run / "log.jsonl").read_text()
-    one, other = (load_file(folder / "encoder" / "model.safetensors") for folder in (done[0], run))
-    assert all((one[name] == other[name]).all() for name in one)
+    assert process.returncode == 130 and "Run the same command to go on" in errors
+    assert not (run / "result.json").exists()
+    answer = gcbench(*arguments)
+    assert answer.returncode == 0, answer.stderr
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert "resumed" in [record["event"] for record in records]
+    assert [record["step"] for record in records if record["event"] == "step"] == list(range(1, 13))
+    one, other = ((folder / "encoder" / "model.safetensors").read_bytes() for folder in (done[0], run))
+    assert one == other
 
 
 def test_two_processes_log_what_one_does(done: tuple[Path, str], dataset: PreparedDataset, tmp_path: Path) -> None:
@@ -104,7 +110,7 @@ def test_two_processes_log_what_one_does(done: tuple[Path, str], dataset: Prepar
         (r["step"], r["lr"], r["kept"]) for r in together[:1]
     ]
     assert together[0]["depth"] == pytest.approx(alone[0]["depth"], rel=0.2)  # batch norm sees one scene, not two
-    assert len(together) == 4
+    assert len(together) == 12
 
 
 @pytest.mark.parametrize(
@@ -122,30 +128,40 @@ def test_wrong_settings_are_told_before_training(
     text = refused("--data", dataset.root, "--out", tmp_path / "run", *sets)
     assert all(word in text for word in words), text
     assert text.startswith("Error: ")
-    assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("panels"))
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_frames_are_told_and_the_folder_can_be_used_again(tmp_path: Path) -> None:
+def test_wrong_frames_are_told_and_the_folder_is_left_as_it_was(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path)
     run = tmp_path / "run"
+    run.mkdir()
+    (run / "notes.txt").write_text("mine")
     change_frames(dataset, "scene0001_00", 2, camera_to_world=[0.0] * 16)
     text = refused("--data", dataset.root, "--out", run)
     assert "Scene 'scene0001_00', frame 20: its pose is singular or not rigid" in text
-    change_frames(dataset, "scene0001_00", 2, camera_to_world=[1.0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1])
-    other = gcbench("--data", dataset.root, "--out", run, "--set", "schedule.steps=1")
-    assert other.returncode == 0, other.stderr
+    assert [path.name for path in run.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_of_other_settings_in_which_nothing_was_trained_gives_way(
+    dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    small_job(dataset, tmp_path / "run")  # queued, and killed before its first checkpoint
+    job, _ = small_job(dataset, tmp_path / "other", "schedule.steps=1")
+    run = open_run(tmp_path / "run", job).queue(job.model_dump(mode="json"))
+    assert run.manifest is not None and run.manifest.key == job.key
 
 
 def test_a_dry_run_shows_sizes_and_writes_nothing(dataset: PreparedDataset, tmp_path: Path) -> None:
     answer = gcbench("--data", dataset.root, "--out", tmp_path / "run", "--dry-run")
     assert answer.returncode == 0, answer.stderr
-    for words in ("M parameters", "4 steps of 2 scenes, 2 views each", "3 scenes, 30 frames, 6 of them held out"):
+    for words in ("M parameters", "12 steps of 2 scenes, 2 views each", "3 scenes, 30 frames, 6 of them held out"):
         assert words in answer.stdout
     assert "classical" in answer.stdout and list(tmp_path.iterdir()) == []
 
 
 def test_without_data_a_preset_makes_rooms_that_runs_share(tmp_path: Path) -> None:
-    rooms = ("rooms.scannet.scenes=1", "rooms.scannet.val=1", "rooms.scannet.frames=10", "schedule.steps=1")
+    size = ("rooms.scannet.frame_width=64", "rooms.scannet.frame_height=48")
+    rooms = ("rooms.scannet.scenes=1", "rooms.scannet.val=1", "rooms.scannet.frames=10", *size, "schedule.steps=1")
     sets = [part for text in rooms for part in ("--set", text)]
     first = gcbench("--out", tmp_path / "runs" / "a", *sets)
     assert first.returncode == 0, first.stdout + first.stderr

@@ -33,7 +33,7 @@ SETTINGS = [
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `prepared` (two rooms to train on, one for validation) and a `run` of four steps on it."""
     root = tmp_path_factory.mktemp("render")
-    generate_rooms(root / "raw", layout="scannet", scenes=2, val=1, seed=0, frames=7, frame_size=(80, 60))
+    generate_rooms(root / "raw", layout="scannet", scenes=2, val=1, seed=0, frames=7, frame_size=(80, 60), workers=1)
     prepare_scannet(root / "raw", root / "prepared")
     overrides = [part for text in SETTINGS for part in ("--set", text)]
     where = ["--data", str(root / "prepared"), "--out", str(root / "run")]

@@ -13,7 +13,7 @@ from gcbench.data.samples import load_views
 from gcbench.data.storage import PreparedDataset
 from gcbench.errors import InputError
 from gcbench.protocols.render import HELD_OUT, SceneView, camera_path
-from gcbench.protocols.rendered_views import FeatureColors, check_folder, write_view
+from gcbench.protocols.rendered_views import check_folder, write_view
 from tests.data.raw_folders import write_scannet
 
 
@@ -36,22 +36,6 @@ def test_a_path_passes_through_the_frames_cameras(dataset: PreparedDataset) -> N
 def test_a_path_needs_two_views(dataset: PreparedDataset) -> None:
     with pytest.raises(InputError, match="path of 1 views along 4 frames"):
         camera_path(dataset.frames(dataset.scene_names("train")[0]), 1, (16, 12))
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 8])
-def test_feature_colours_are_colours_shared_by_all_views(channels: int) -> None:
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(3, 6, 5, channels)).astype(np.float32)
-    colors = FeatureColors.of(list(features))
-    shown = [colors(view) for view in features]
-    assert all(image.shape == (6, 5, 3) and image.min() >= 0 and image.max() <= 1 for image in shown)
-    assert np.ptp(np.stack(shown)[..., 0]) == 1.0
-    assert np.array_equal(colors(features[1]), shown[1])
-
-
-def test_features_that_are_all_equal_have_a_colour() -> None:
-    features = np.ones((4, 4, 5), dtype=np.float32)
-    assert np.isfinite(FeatureColors.of([features])(features)).all()
 
 
 def view(depth: float) -> SceneView:

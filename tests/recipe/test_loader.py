@@ -139,6 +139,13 @@ def test_bad_overrides(text: str) -> None:
         load_recipe("pretrain/gaussiancross", preset="tiny", overrides=[text])
 
 
+def test_a_wrong_entry_of_a_list_is_told_with_the_list_and_where_it_comes_from() -> None:
+    with pytest.raises(
+        RecipeError, match=r"\(override: command line\): 'volume\.grid' is \[0, 48, 48\]: .* equal to 1"
+    ):
+        load_recipe("pretrain/gaussiancross", preset="tiny", overrides=["volume.grid=[0,48,48]"])
+
+
 def test_unknown_names() -> None:
     with pytest.raises(RecipeError, match="Known: pretrain/gaussiancross"):
         load_recipe("pretrain/gaussian")

@@ -76,18 +76,13 @@ def test_depths_of_a_view_share_a_scale_and_holes_are_masked(drawn: list[Canvas]
     assert not np.ma.getmaskarray(true.get_array())[1:].any()
 
 
-def test_principal_components_agree_over_views_and_do_not_flip() -> None:
+def test_views_share_the_colours_of_features_and_one_may_have_none(drawn: list[Canvas]) -> None:
     features = np.random.default_rng(2).random((*SIZE, 6))
-    one, none, two = figures._principal_components([features, None, features])
-    assert none is None
-    assert one is not None
-    assert two is not None
-    assert one.shape == (*SIZE, 3)
-    assert 0 <= one.min() <= one.max() <= 1
-    np.testing.assert_array_equal(one, two)
-    (thin,) = figures._principal_components([features[..., :1]])
-    assert thin is not None
-    assert thin.shape == (*SIZE, 3)
+    render_panel([view(features=features), view(), view(features=features)])
+    first, none, last = (drawn[0].axes[number].images for number in (4, 9, 14))
+    assert not none
+    assert first[0].get_array().shape == (*SIZE, 3)
+    np.testing.assert_array_equal(first[0].get_array(), last[0].get_array())
 
 
 @pytest.mark.parametrize("name", ["photo", "rendered", "rendered_depth", "features"])

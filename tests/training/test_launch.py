@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gcbench.errors import GcbenchError, InputError, RunError
+from gcbench.errors import GcbenchError, InputError, RefusedError, RunError
 from gcbench.training.launch import check_gpus, run_worker
 
 WORKER = """
@@ -73,6 +73,13 @@ time.sleep(60)
         start(body, processes=3)
     assert caught.value.exit_code == 3
     assert time.monotonic() - started < 10
+
+
+def test_a_job_that_is_refused_says_why_and_needs_no_log(start: Any) -> None:
+    body = 'say(event="error", message="No.", way_out="Ask again.", exit_code=2, refused=True); sys.exit(1)'
+    with pytest.raises(RefusedError) as caught:
+        start(body)
+    assert str(caught.value) == "No. Ask again."
 
 
 @pytest.mark.parametrize("deaf", [False, True])
