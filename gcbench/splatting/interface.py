@@ -29,7 +29,7 @@ MAX_ALPHA = 0.999  # alpha is clamped here; no gradient to opacity and geometry 
 MIN_TRANSMITTANCE = 1e-4  # a pixel ends before the splat that would bring it to this or below
 
 Backend: TypeAlias = Literal["auto", "cpu", "gsplat", "reference"]
-_ENGINES: dict[str, Backend] = {"cuda": "gsplat", "cpu": "cpu"}  # the fast one of a device
+_ENGINES: dict[str, Backend] = {"cuda": "gsplat", "cpu": "cpu"}  # the fast one of a device; others have none
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def render(
         height: H.
         background: [3] colour behind everything; black if None.
         backend: ``"gsplat"`` for CUDA tensors, ``"cpu"`` for CPU tensors, ``"reference"`` for any; ``"auto"`` takes the
-            first that fits.
+            first that fits. ``"reference"`` looks at every Gaussian in every pixel, some hundred times as slow as
+            ``"cpu"`` where views are small and more where they are not: good to check by, not to train with.
 
     Raises:
         InputError: a shape does not fit, a number is not finite, an opacity lies outside [0, 1], or the engine does not

@@ -54,6 +54,11 @@ def test_depth_is_weighted_by_alpha(backend: Backend) -> None:
     assert float(view(one(), backend).features[0, 2, 2, 0]) == 1.0
 
 
+def test_no_view_at_all(backend: Backend) -> None:
+    viewmats, Ks = look(5, 4, views=2)
+    assert images(render(cloud(3), viewmats[:0], Ks[:0], 5, 4, backend=backend)).shape == (0, 4, 5, 7)
+
+
 @pytest.mark.parametrize(("z", "shown"), [(0.01, True), (0.00999, False), (1e10, True), (1.0001e10, False)])
 def test_near_and_far_are_inclusive(backend: Backend, z: float, shown: bool) -> None:
     assert bool(view(one(means=[[0.0, 0, z]]), backend).alphas.any()) == shown

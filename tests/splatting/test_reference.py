@@ -98,10 +98,14 @@ def test_no_gaussians_at_all() -> None:
     assert not rendered.depths.detach().any()
 
 
-def test_many_chunks_give_the_image_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    gaussians, (viewmats, Ks) = cloud(300, scale=0.3), look(24, 18, views=2)
-    whole = images(render(gaussians, viewmats, Ks, 24, 18, backend="reference"))
-    monkeypatch.setattr("gcbench.splatting.reference._PAIRS_PER_CHUNK", 500)
-    torch.testing.assert_close(
-        images(render(gaussians, viewmats, Ks, 24, 18, backend="reference")), whole, rtol=0, atol=0
-    )
+def test_many_chunks_give_the_image_and_the_gradients_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    (viewmats, Ks), found = look(24, 18, views=2), []
+    for pairs in (24 * 18 * 300, 500):
+        monkeypatch.setattr("gcbench.splatting.reference._PAIRS_AT_ONCE", pairs)
+        gaussians = with_gradient(cloud(300, scale=0.3))
+        image = images(render(gaussians, viewmats, Ks, 24, 18, backend="reference"))
+        image.square().sum().backward()
+        found.append([image.detach(), *(getattr(gaussians, name).grad for name in FIELDS)])
+    for whole, parts in zip(*found, strict=True):
+        limit = TOLERANCE * float(whole.abs().max())
+        torch.testing.assert_close(parts, whole, rtol=TOLERANCE, atol=limit)
