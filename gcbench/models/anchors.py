@@ -6,6 +6,7 @@ Shape legend
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -98,3 +99,9 @@ class SceneAnchors:
     centers: Tensor
     inside: Tensor
     edges: Tensor
+
+
+def split_scenes(coord: Tensor, features: Tensor, offsets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Points and features of each scene, from all points [N, 3], [N, D] and cumulative numbers of points [B]."""
+    sizes = torch.diff(offsets, prepend=offsets.new_zeros(1)).tolist()
+    return zip(torch.split(coord, sizes), torch.split(features, sizes), strict=True)

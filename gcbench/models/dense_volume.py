@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from gcbench.errors import InputError
-from gcbench.models.anchors import SceneAnchors, UnitCube
+from gcbench.models.anchors import SceneAnchors, UnitCube, split_scenes
 from gcbench.models.sparse_cpu import convolve_occupied
 
 Resolution: TypeAlias = tuple[int, int, int]
@@ -140,9 +140,7 @@ class DenseVolume(nn.Module):
         Raises:
             DataError: a scene has no points, or points that are not finite.
         """
-        sizes = torch.diff(offsets, prepend=offsets.new_zeros(1)).tolist()
-        scenes = zip(torch.split(coord, sizes), torch.split(features, sizes), strict=True)
-        return tuple(self._scene(*scene) for scene in scenes)
+        return tuple(self._scene(*scene) for scene in split_scenes(coord, features, offsets))
 
     def _scene(self, coord: Tensor, features: Tensor) -> tuple[UnitCube, SceneAnchors]:
         cube = UnitCube.around(coord)

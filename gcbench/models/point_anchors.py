@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gcbench.errors import DataError, InputError
-from gcbench.models.anchors import Metres, SceneAnchors
+from gcbench.models.anchors import Metres, SceneAnchors, split_scenes
 
 
 class PointAnchors(nn.Module):
@@ -49,9 +49,7 @@ class PointAnchors(nn.Module):
         Raises:
             DataError: a scene has no points, or points that are not finite.
         """
-        sizes = torch.diff(offsets, prepend=offsets.new_zeros(1)).tolist()
-        scenes = zip(torch.split(coord, sizes), torch.split(features, sizes), strict=True)
-        return tuple((Metres(), self._scene(*scene)) for scene in scenes)
+        return tuple((Metres(), self._scene(*scene)) for scene in split_scenes(coord, features, offsets))
 
     def _scene(self, coord: Tensor, features: Tensor) -> SceneAnchors:
         if not len(coord) or not bool(torch.isfinite(coord).all()):
