@@ -24,7 +24,7 @@ MAX_PIXELS = 2**26
 _JPEG_QUALITY = 95
 _JPEG_SUBSAMPLING = 0  # 4:4:4. Against 4:2:0 on 640 x 480: largest error 10 instead of 43, for a fifth more bytes
 _PNG_LEVEL = 4  # a third of the time of Pillow's 6, for 2 to 25 % more bytes
-_BROKEN = (  # all that Pillow is known to raise for damaged files
+IMAGE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -38,6 +38,7 @@ _BROKEN = (  # all that Pillow is known to raise for damaged files
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+"""All that Pillow is known to raise for damaged files."""
 
 
 def decode_depth(content: Any, where: object) -> UInt16Array:
@@ -126,5 +127,5 @@ def _opened(content: Any, formats: tuple[str, ...], what: str, where: object) ->
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels are more than a camera has")
             yield image
-    except _BROKEN as error:
+    except IMAGE_ERRORS as error:
         raise DataError(f"{where}: the {what} image is broken ({error}).") from error

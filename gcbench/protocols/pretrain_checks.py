@@ -5,8 +5,6 @@ Shape legend: F frames of a scene.
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +14,7 @@ import pyarrow as pa
 from PIL import Image
 
 from gcbench.data.arrow_files import read_table
+from gcbench.data.frame_images import IMAGE_ERRORS
 from gcbench.data.frames import FrameSequence, pose_defect
 from gcbench.data.samples import split_frames
 from gcbench.data.storage import PreparedDataset
@@ -24,19 +23,6 @@ from gcbench.recipe.schema import PretrainRecipe
 from gcbench.structures import Float64Array, Int32Array
 
 _SHOWN = 10
-_UNREADABLE = (  # what Pillow raises for a damaged header
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
 
 OnScene = Callable[[str, int, int], None]
 
@@ -210,5 +196,5 @@ def _image_size(content: Any) -> tuple[int, int] | None:
     try:
         with Image.open(pa.BufferReader(content), formats=("JPEG", "PNG")) as image:
             return image.size
-    except _UNREADABLE:
+    except IMAGE_ERRORS:
         return None
