@@ -83,7 +83,7 @@ def pairs(inputs: tuple[Gaussians, Tensor, Tensor], size: tuple[int, int]) -> tu
 @cpu_vectors.helper
 def _multiply(a, rows, steps, b, out, times):  # type: ignore[no-untyped-def]
     for _ in range(times):
-        cpu_vectors.add_products(a, rows, steps, b, 0, len(steps), out, 0, rows, len(rows), 2)
+        cpu_vectors.add_products(a, rows, steps, b, 0, len(steps), out, rows, len(rows), 2)
 
 
 def multiply_adds_per_second() -> float:

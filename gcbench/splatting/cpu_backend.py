@@ -14,7 +14,7 @@ Shape legend
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
@@ -27,12 +27,14 @@ from torch.autograd.function import once_differentiable
 
 from gcbench.splatting import cpu_blending as blending
 from gcbench.splatting import cpu_projection as projection
+from gcbench.splatting.cpu_vectors import LANES
 from gcbench.splatting.interface import RenderedViews
 from gcbench.structures import Gaussians
 
 _SHARES = 8  # pieces of work per thread, so that a late thread does not hold up the rest
-_SERIAL_GAUSSIANS, _SERIAL_ENTRIES = 4096, 2048  # below these a second thread costs more than it brings
-_CELLS = np.stack([np.arange(16) % 4, np.arange(16) // 4])
+_SERIAL_SPLATS, _SERIAL_ENTRIES = 8192, 2048  # below these a second thread costs more than it brings
+_CELLS = np.stack([np.arange(LANES) % 4, np.arange(LANES) // 4])  # x and y of 4 x 4 pixels
+_LOW = (1 << 32) - 1
 
 
 def rasterize(
@@ -58,126 +60,100 @@ class _Rendering(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
         *fields, cameras, width, height = arguments
         values = [field.detach().contiguous().numpy() for field in fields]
-        tiles = -(-width // projection.TILE), -(-height // projection.TILE)
-        splats, channels, starts, ends, entries = _list(values, cameras, tiles)
         V, F, number = len(cameras), values[5].shape[1], cameras.dtype
+        tiles, cells = (-(-width // projection.TILE), -(-height // projection.TILE)), _CELLS.astype(number)
+        splats, channels, starts, entries = _list(values, cameras, tiles, cells)
         images = [np.empty((V, height, width, *last), number) for last in ((3,), (), (F,), ())]
         hits = np.zeros(len(entries), np.uint16)
-        cells = _CELLS.astype(number).reshape(-1)
-
-        def run(first: int, last: int) -> None:
-            blending.blend(
-                first, last, *tiles, starts, ends, entries, splats.reshape(-1), channels, cells + number.type(0.5),
-                cells, hits, *images,
-            )  # fmt: skip
-
-        _in_threads(run, _balanced(starts))
-        outputs = tuple(torch.from_numpy(image) for image in images)
+        blended = *tiles, starts, entries, splats, channels, cells, hits
+        _in_threads(blending.blend, starts, _SERIAL_ENTRIES, *blended, *images)
         ctx.save_for_backward(*fields)
-        ctx.state = cameras, tiles, splats, channels, starts, ends, entries, hits, cells
-        return outputs
+        ctx.state = cameras, blended
+        return tuple(torch.from_numpy(image) for image in images)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        cameras, tiles, splats, channels, starts, ends, entries, hits, cells = ctx.state
+        cameras, blended = ctx.state
+        _, _, starts, _, splats, channels, _, hits = blended
         values = [tensor.detach().contiguous().numpy() for tensor in ctx.saved_tensors]
         images = [grad.detach().contiguous().numpy() for grad in grads]
-        row_starts = np.concatenate(([0], np.cumsum(hits != 0)))[starts]
-        R = row_starts[-1]
-        table, row_gaussian = np.empty((R, channels.shape[1] + 8), splats.dtype), np.empty(R, np.int32)
-
-        def run(first: int, last: int) -> None:
-            blending.blend_backward(
-                first, last, *tiles, starts, ends, entries, hits, row_starts, splats.reshape(-1), channels,
-                cells + splats.dtype.type(0.5), *images, table, row_gaussian,
-            )  # fmt: skip
-
-        _in_threads(run, _balanced(row_starts))
-        G = len(values[0])
-        row_ends = np.concatenate(([0], np.cumsum(np.bincount(row_gaussian, minlength=G))))
-        group_starts, rows = row_ends.copy(), np.empty(R, np.int64)
-        projection.sort_rows(0, R, row_gaussian, row_ends, rows)
-        view_rows = row_starts[:: tiles[0] * tiles[1]].copy()
-        gradients = [np.empty_like(value) for value in values]
-
-        def lead_back(first: int, last: int) -> None:
-            projection.project_backward(
-                first, last, *values[:3], cameras, splats, table, view_rows, rows, group_starts, *gradients
-            )
-
-        _in_threads(lead_back, _even(G, _SERIAL_GAUSSIANS))
+        row_starts = _starts(hits != 0)[starts]
+        R, S = row_starts[-1], len(splats)
+        table, row_keys = np.empty((R, channels.shape[1]), splats.dtype), np.empty(R, np.int32)
+        _in_threads(
+            blending.blend_backward, row_starts, _SERIAL_ENTRIES, *blended, *images, row_starts, table, row_keys
+        )
+        rows, group_starts = np.empty(R, np.int64), _starts(np.bincount(row_keys, minlength=S))
+        projection.group_rows(row_keys, group_starts.copy(), rows)
+        gradients = [np.zeros_like(value) for value in values]
+        projected = *values[:3], cameras, splats, table, rows, group_starts
+        every = np.arange(len(values[0]) + 1)
+        _in_threads(projection.project_backward, every, _SERIAL_SPLATS, *projected, *gradients)
         return *(torch.from_numpy(gradient) for gradient in gradients), None, None, None
 
 
-def _list(values: list[Any], cameras: Any, tiles: tuple[int, int]) -> tuple[Any, ...]:
-    """Splats [V, G, 8], channels [G, ...], starts [tiles + 1] and ends [tiles] of the entries, and these [E]."""
+def _list(values: list[Any], cameras: Any, tiles: tuple[int, int], cells: Any) -> tuple[Any, ...]:
+    """Splats [S, SPLAT], channels [G, ...], starts [tiles + 1] of the entries, and these [E]."""
     V, G, number = len(cameras), len(values[0]), cameras.dtype
-    splats, boxes = np.empty((V, G, projection.SPLAT), number), np.empty((V, G, 4), np.int32)
-    channels = np.zeros((G, -(-(4 + values[5].shape[1]) // 16) * 16), number)
-
-    def project(first: int, last: int) -> None:
-        projection.project(first, last, *values, cameras, *tiles, splats, boxes, channels)
-
-    _in_threads(project, _even(G, _SERIAL_GAUSSIANS))
-    order, sorted_boxes, counts = np.empty((V, G), np.int32), np.empty_like(boxes), np.empty(V, np.int64)
-    changes = np.zeros((V, tiles[1] + 1, tiles[0] + 1), np.int64)
-    depth_bits = splats.view(np.uint64 if number.itemsize == 8 else np.uint32)
-
-    def sort(first: int, last: int) -> None:
-        projection.sort_by_depth(first, last, depth_bits, boxes, order, sorted_boxes, counts, changes)
-
-    _in_threads(sort, _even(V, V if V * G < _SERIAL_GAUSSIANS else 1))
-    room = changes.cumsum(1).cumsum(2)[:, :-1, :-1].reshape(-1)  # at least the entries of each tile
-    starts = np.concatenate(([0], np.cumsum(room)))
-    ends, entries = starts[:-1].copy(), np.empty(starts[-1], np.int32)
-    cells, bands = _CELLS.astype(number).reshape(-1), V * -(-tiles[1] // 4)
-
-    def fill(first: int, last: int) -> None:
-        projection.list_tiles(
-            first, last, splats.reshape(-1), sorted_boxes, order, counts, cells, *tiles, ends, entries
-        )
-
-    _in_threads(fill, _even(bands, bands if V * G < _SERIAL_GAUSSIANS else 1))
-    return splats, channels, starts, ends, entries
+    splats, boxes = np.empty((V * G, projection.SPLAT), number), np.empty((V * G, 4), np.int32)
+    stride = -(-(4 + values[5].shape[1] + projection.MOMENTS) // LANES) * LANES
+    channels = np.zeros((G, stride), number)
+    project = *values, cameras, *tiles, splats, boxes, channels
+    _in_threads(projection.project, np.arange(G + 1), _SERIAL_SPLATS, *project)
+    depths = np.where(boxes[:, 2] > 0, splats[:, projection.DEPTH], np.inf).reshape(V, G)
+    order, ranks = _argsort(depths), np.empty(V * G, np.int64)
+    ranks[(order + G * np.arange(V)[:, None]).reshape(-1)] = np.arange(V * G)
+    rooms = _starts((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    keys = np.full(rooms[-1], np.iinfo(np.int64).max)  # the unused ones come last
+    listed = splats, boxes, rooms, ranks, cells, G, *tiles, keys
+    _in_threads(projection.list_tiles, np.arange(V * G + 1), _SERIAL_SPLATS, *listed)
+    keys.sort()
+    starts = np.searchsorted(keys, np.arange(V * tiles[0] * tiles[1] + 1) << 32)
+    keys &= _LOW
+    return splats, channels, starts, order.reshape(-1)[keys[: starts[-1]]]
 
 
-def _even(count: int, least: int) -> list[int]:
-    """Bounds of equal pieces of 0 .. count, of `least` or more each."""
-    pieces = max(1, min(count // max(least, 1), _SHARES * torch.get_num_threads()))
-    return [count * i // pieces for i in range(pieces + 1)]
+def _argsort(values: Any) -> Any:
+    """Stable order of positive numbers along the last axis.
+
+    float32 is sorted as integers, which have the same order, together with the places: numpy is faster at that.
+    """
+    if values.itemsize != 4:
+        return np.argsort(values, kind="stable")
+    keys = values.view(np.int32).astype(np.int64) << 32 | np.arange(values.shape[-1])
+    keys.sort()
+    return keys & _LOW
 
 
-def _balanced(starts: Any) -> list[int]:
-    """Bounds of pieces of the tiles with about as many entries each."""
+def _starts(counts: Any) -> Any:
+    """[0, counts[0], counts[0] + counts[1], ...]."""
+    return np.concatenate(([0], np.cumsum(counts)))
+
+
+def _in_threads(run: Callable[..., None], work: Any, least: int, *arguments: Any) -> None:
+    """Call ``run(first, last, *arguments)`` on pieces of n items, in as many threads as torch uses.
+
+    Args:
+        run: a kernel.
+        work: [n + 1] the items' running sums of work; pieces have about as much of it each.
+        least: less work is done in one piece.
+        arguments: what `run` gets beside the piece.
+    """
     threads = torch.get_num_threads()
-    pieces = 1 if threads == 1 or starts[-1] < _SERIAL_ENTRIES else _SHARES * threads
-    inner = np.searchsorted(starts, starts[-1] * np.arange(1, pieces) // pieces)
-    return [0, *(int(bound) for bound in inner), len(starts) - 1]
-
-
-def _in_threads(run: Callable[[int, int], None], bounds: list[int]) -> None:
-    """Call ``run(first, last)`` on the pieces between `bounds`, in as many threads as torch uses."""
+    count = _SHARES * threads if threads > 1 and work[-1] >= least else 1
+    inner = np.searchsorted(work, work[-1] * np.arange(1, count) // count)
+    bounds = [0, *(int(bound) for bound in inner), len(work) - 1]
     pieces = [(first, last) for first, last in pairwise(bounds) if first < last]
-    threads = min(torch.get_num_threads(), len(pieces))
-    if threads <= 1:
-        run(bounds[0], bounds[-1])
-        return
-    left = iter(pieces)  # shared: `next` on it is atomic
-
-    def worker(left: Iterator[tuple[int, int]]) -> None:
-        for first, last in left:
-            run(first, last)
-
-    helpers = [_pool(os.getpid(), threads - 1).submit(worker, left) for _ in range(threads - 1)]
-    try:
-        worker(left)
-    finally:
-        for helper in helpers:
-            helper.result()
+    if len(pieces) > 1:
+        tasks = [_pool(os.getpid(), threads).submit(run, *piece, *arguments) for piece in pieces]
+        for task in tasks:
+            task.result()
+    elif pieces:
+        run(*pieces[0], *arguments)
 
 
 @lru_cache(maxsize=1)
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """The helper threads; a forked process has none of its parent's, so it makes its own."""
+    """The threads; a forked process has none of its parent's, so it makes its own."""
     return ThreadPoolExecutor(threads, thread_name_prefix="gcbench-splatting")

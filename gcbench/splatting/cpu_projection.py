@@ -15,73 +15,81 @@ from typing import Any
 
 import numpy as np
 
-from gcbench.splatting.cpu_vectors import LANES, bits, fma, helper, kernel, load, lowest_bit, prefetch, select, store
+from gcbench.splatting.cpu_vectors import LANES, bits, fma, helper, kernel, load, prefetch, select, store
 from gcbench.splatting.interface import EPS2D, FAR, FIELD_OF_VIEW_MARGIN, MAX_SIGMAS, MIN_ALPHA, NEAR
 
-TILE, BLOCK = 16, 4  # pixels along the side of a tile and of a block; a tile has 4 x 4 blocks, a region 4 x 4 tiles
-REGION = 4 * TILE
+TILE, BLOCK = 16, 4  # pixels along the side of a tile and of a block; a tile has 4 x 4 blocks
 X, Y, A, B, C, OPACITY, DEPTH, CUT = range(8)  # columns of a splat
-SPLAT = 8
-CAMERA = 20  # W row by row (9), t (3), fx, fy, cx, cy, the Jacobian's bounds on x / z and y / z (4)
+SPLAT, MOMENTS = 8, 6
 LOG2E = math.log2(math.e)
-_DIGIT = 11  # bits sorted at once
 
 
 def cameras(viewmats: Any, Ks: Any, width: int, height: int) -> Any:
-    """[V, CAMERA] from [V, 4, 4] and [V, 3, 3]."""
-    fx, fy, cx, cy = Ks[:, 0, 0], Ks[:, 1, 1], Ks[:, 0, 2], Ks[:, 1, 2]
-    margin_x, margin_y = FIELD_OF_VIEW_MARGIN * 0.5 * width / fx, FIELD_OF_VIEW_MARGIN * 0.5 * height / fy
-    rows = np.empty((len(Ks), CAMERA))
-    rows[:, :9], rows[:, 9:12] = viewmats[:, :3, :3].reshape(-1, 9), viewmats[:, :3, 3]
-    rows[:, 12], rows[:, 13], rows[:, 14], rows[:, 15] = fx, fy, cx, cy
-    rows[:, 16], rows[:, 17] = -(cx / fx + margin_x), (width - cx) / fx + margin_x
-    rows[:, 18], rows[:, 19] = -(cy / fy + margin_y), (height - cy) / fy + margin_y
-    return rows
+    """W row by row (9), t (3), fx, fy, cx, cy, the Jacobian's bounds on x / z and y / z (4): [V, 20]."""
+    rows = [viewmats[:, :3, :3].reshape(-1, 9), viewmats[:, :3, 3], Ks[:, [0, 1, 0, 1], [0, 1, 2, 2]]]
+    for axis, size in ((0, width), (1, height)):
+        focal, center = Ks[:, axis, axis], Ks[:, axis, 2]
+        margin = FIELD_OF_VIEW_MARGIN * 0.5 * size / focal
+        rows.append(np.stack((-(center / focal + margin), (size - center) / focal + margin), axis=1))
+    return np.concatenate(rows, axis=1)
 
 
 @helper
-def _rotation(quats, g):  # type: ignore[no-untyped-def]
-    """Rotation matrix of a quaternion, row by row, then the unit quaternion and the length divided by."""
-    one = quats.dtype.type(1.0)
-    two = one + one
-    w, x, y, z = quats[g, 0], quats[g, 1], quats[g, 2], quats[g, 3]
-    length = max(math.sqrt(w * w + x * x + y * y + z * z), quats.dtype.type(1e-12))
-    w, x, y, z = w / length, x / length, y / length, z / length
-    return (
-        one - two * (y * y + z * z), two * (x * y - w * z), two * (x * z + w * y),
-        two * (x * y + w * z), one - two * (x * x + z * z), two * (y * z - w * x),
-        two * (x * z - w * y), two * (y * z + w * x), one - two * (x * x + y * y),
-        w, x, y, z, length,
-    )  # fmt: skip
-
-
-@helper
-def _in_camera(views, k, means, scales, g, turn):  # type: ignore[no-untyped-def]
-    """Position in the camera, and the rows u, v, w of W R S."""
-    m0, m1, m2 = means[g, 0], means[g, 1], means[g, 2]
-    s0, s1, s2 = scales[g, 0], scales[g, 1], scales[g, 2]
-    r0, r1, r2, r3, r4, r5, r6, r7, r8, _, _, _, _, _ = turn
-    a, b, c = views[k, 0], views[k, 1], views[k, 2]
-    x = a * m0 + b * m1 + c * m2 + views[k, 9]
-    u = ((a * r0 + b * r3 + c * r6) * s0, (a * r1 + b * r4 + c * r7) * s1, (a * r2 + b * r5 + c * r8) * s2)
-    a, b, c = views[k, 3], views[k, 4], views[k, 5]
-    y = a * m0 + b * m1 + c * m2 + views[k, 10]
-    v = ((a * r0 + b * r3 + c * r6) * s0, (a * r1 + b * r4 + c * r7) * s1, (a * r2 + b * r5 + c * r8) * s2)
-    a, b, c = views[k, 6], views[k, 7], views[k, 8]
-    z = a * m0 + b * m1 + c * m2 + views[k, 11]
-    w = ((a * r0 + b * r3 + c * r6) * s0, (a * r1 + b * r4 + c * r7) * s1, (a * r2 + b * r5 + c * r8) * s2)
-    return (x, y, z), u, v, w
-
-
-@helper
-def _less(scale, u, bound, w):  # type: ignore[no-untyped-def]
-    """scale (u - bound w): a row of J W R S."""
-    return (scale * (u[0] - bound * w[0]), scale * (u[1] - bound * w[1]), scale * (u[2] - bound * w[2]))
+def _triple(array, row, at):  # type: ignore[no-untyped-def]
+    return array[row, at], array[row, at + 1], array[row, at + 2]
 
 
 @helper
 def _dot(a, b):  # type: ignore[no-untyped-def]
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+@helper
+def _sum(s, a, t, b):  # type: ignore[no-untyped-def]
+    """s a + t b of two vectors."""
+    return s * a[0] + t * b[0], s * a[1] + t * b[1], s * a[2] + t * b[2]
+
+
+@helper
+def _times(a, rows):  # type: ignore[no-untyped-def]
+    """The row vector a M of a matrix of three rows."""
+    return (
+        a[0] * rows[0][0] + a[1] * rows[1][0] + a[2] * rows[2][0],
+        a[0] * rows[0][1] + a[1] * rows[1][1] + a[2] * rows[2][1],
+        a[0] * rows[0][2] + a[1] * rows[1][2] + a[2] * rows[2][2],
+    )
+
+
+@helper
+def _oriented(quats, scales, g):  # type: ignore[no-untyped-def]
+    """Rows of R, rows of R S, the unit quaternion, and the length it was divided by."""
+    one, two = quats.dtype.type(1.0), quats.dtype.type(2.0)
+    w, x, y, z = quats[g, 0], quats[g, 1], quats[g, 2], quats[g, 3]
+    length = max(math.sqrt(w * w + x * x + y * y + z * z), quats.dtype.type(1e-12))
+    w, x, y, z = w / length, x / length, y / length, z / length
+    a = one - two * (y * y + z * z), two * (x * y - w * z), two * (x * z + w * y)
+    b = two * (x * y + w * z), one - two * (x * x + z * z), two * (y * z - w * x)
+    c = two * (x * z - w * y), two * (y * z + w * x), one - two * (x * x + y * y)
+    p, q, r = _triple(scales, g, 0)
+    axes = (a[0] * p, a[1] * q, a[2] * r), (b[0] * p, b[1] * q, b[2] * r), (c[0] * p, c[1] * q, c[2] * r)
+    return (a, b, c), axes, (w, x, y, z), length
+
+
+@helper
+def _projected(views, k, mean, axes):  # type: ignore[no-untyped-def]
+    """z, 1 / z; x / z and y / z, and both within the Jacobian's bounds; fx / z, fy / z; last row of W R S; J W R S."""
+    x = _dot(_triple(views, k, 0), mean) + views[k, 9]
+    y = _dot(_triple(views, k, 3), mean) + views[k, 10]
+    z = _dot(_triple(views, k, 6), mean) + views[k, 11]
+    w = _times(_triple(views, k, 6), axes)
+    nearness = views.dtype.type(1.0) / z
+    slope_x, slope_y = x * nearness, y * nearness
+    focal_x, focal_y = views[k, 12] * nearness, views[k, 13] * nearness
+    bound_x = min(max(slope_x, views[k, 16]), views[k, 17])
+    bound_y = min(max(slope_y, views[k, 18]), views[k, 19])
+    row_x = _sum(focal_x, _times(_triple(views, k, 0), axes), -focal_x * bound_x, w)
+    row_y = _sum(focal_y, _times(_triple(views, k, 3), axes), -focal_y * bound_y, w)
+    return z, nearness, (slope_x, slope_y), (bound_x, bound_y), (focal_x, focal_y), w, row_x, row_y
 
 
 @kernel
@@ -92,121 +100,66 @@ def project(  # type: ignore[no-untyped-def]
 
     Args:
         means, quats, scales, opacities, colors, features: [G, ...].
-        views: [V, CAMERA].
-        splats: [V, G, SPLAT], written where visible.
-        boxes: [V, G, 4] int32, written: tiles that hold every pixel with alpha >= MIN_ALPHA, from x, y up to and
+        views: [V, 20].
+        splats: [S, SPLAT], written where visible.
+        boxes: [S, 4] int32, written: tiles that hold every pixel with alpha >= MIN_ALPHA, from x, y up to and
             without x, y; without any for a splat that is culled.
-        channels: [G, channels], written: colour (3), room for the depth, features (F), zeros.
+        channels: [G, channels], zero; written: colour (3), room for the depth, features (F).
     """
     number = means.dtype.type
-    one, half, eps = number(1.0), number(0.5), number(EPS2D)
-    near, far, faintest = number(NEAR), number(FAR), number(MIN_ALPHA)
-    log2e, tile = number(LOG2E), number(TILE)
+    one, half, small, eps, tile = number(1.0), number(0.5), number(0.01), number(EPS2D), number(TILE)
+    wider = number(1.001)  # than rounding can take away, so that the cut at MIN_ALPHA alone decides
     for g in range(first, last):
-        turn = _rotation(quats, g)
+        _, axes, _, _ = _oriented(quats, scales, g)
         opacity = opacities[g]
         for c in range(3):
             channels[g, c] = colors[g, c]
         for c in range(features.shape[1]):
             channels[g, 4 + c] = features[g, c]
         for k in range(len(views)):
-            for i in range(4):
-                boxes[k, g, i] = 0
-            (x, y, z), u, v, w = _in_camera(views, k, means, scales, g, turn)
-            if not (z >= near and z <= far and opacity >= faintest):
+            s = k * len(means) + g
+            boxes[s, 0] = boxes[s, 1] = boxes[s, 2] = boxes[s, 3] = 0
+            z, _, slopes, _, _, _, row_x, row_y = _projected(views, k, _triple(means, g, 0), axes)
+            if not (z >= number(NEAR) and z <= number(FAR) and opacity >= number(MIN_ALPHA)):
                 continue
-            nearness = one / z
-            sx, sy = x * nearness, y * nearness
-            row_x = _less(views[k, 12] * nearness, u, min(max(sx, views[k, 16]), views[k, 17]), w)
-            row_y = _less(views[k, 13] * nearness, v, min(max(sy, views[k, 18]), views[k, 19]), w)
             xx, xy, yy = _dot(row_x, row_x) + eps, _dot(row_x, row_y), _dot(row_y, row_y) + eps
             determinant = xx * yy - xy * xy
             if not determinant > 0:
                 continue
-            cx, cy = views[k, 12] * sx + views[k, 14], views[k, 13] * sy + views[k, 15]
-            cut = math.log(max(opacity / faintest, one))  # the largest sigma that can be seen
-            reach = min(number(MAX_SIGMAS), math.sqrt(cut + cut)) * number(1.001)
-            wide, high = reach * math.sqrt(xx) + number(0.01), reach * math.sqrt(yy) + number(0.01)
+            cx, cy = views[k, 12] * slopes[0] + views[k, 14], views[k, 13] * slopes[1] + views[k, 15]
+            cut = math.log(max(opacity / number(MIN_ALPHA), one))  # the largest sigma that can be seen
+            reach = min(number(MAX_SIGMAS), math.sqrt(cut + cut)) * wider
+            wide, high = reach * math.sqrt(xx) + small, reach * math.sqrt(yy) + small
             left, right = (cx - wide - half) / tile, (cx + wide - half) / tile
             top, bottom = (cy - high - half) / tile, (cy + high - half) / tile
             if not (right >= 0 and bottom >= 0 and left < tiles_x and top < tiles_y):
                 continue
-            boxes[k, g, 0], boxes[k, g, 1] = int(max(left, number(0.0))), int(max(top, number(0.0)))
-            boxes[k, g, 2] = 1 + int(min(right, number(tiles_x - 1)))
-            boxes[k, g, 3] = 1 + int(min(bottom, number(tiles_y - 1)))
-            splats[k, g, X], splats[k, g, Y], splats[k, g, OPACITY], splats[k, g, DEPTH] = cx, cy, opacity, z
-            scale = log2e / determinant
-            splats[k, g, A], splats[k, g, B], splats[k, g, C] = -half * scale * yy, scale * xy, -half * scale * xx
-            splats[k, g, CUT] = cut * log2e * number(1.001) + number(0.01)
-
-
-@kernel
-def sort_by_depth(first, last, depth_bits, boxes, order, sorted_boxes, counts, changes):  # type: ignore[no-untyped-def]
-    """Visible Gaussians of the views first <= v < last, front to back; equal depths by index.
-
-    Args:
-        depth_bits: [V, G, SPLAT] the splats' bits as unsigned numbers: in the order of the numbers, as depths are > 0.
-        boxes: [V, G, 4].
-        order, sorted_boxes: [V, G] and [V, G, 4] int32, written up to the number of visible Gaussians.
-        counts: [V] int64, written: that number.
-        changes: [V, tiles_y + 1, tiles_x + 1] int64, zero; written so that sums over y and x up to a tile are the
-            number of boxes that hold it.
-    """
-    size = 8 * depth_bits.itemsize
-    for v in range(first, last):
-        n = 0
-        for g in range(boxes.shape[1]):
-            if boxes[v, g, 2] > 0:
-                order[v, n] = g
-                n += 1
-        counts[v] = n
-        source, target = order[v, :n], np.empty(n, np.int32)
-        keys = np.empty(n, depth_bits.dtype)
-        for i in range(n):
-            keys[i] = depth_bits[v, source[i], DEPTH]
-        sorted_keys = np.empty_like(keys)
-        for shift in range(0, size, _DIGIT):
-            places = np.zeros((1 << _DIGIT) + 1, np.int64)
-            for i in range(n):
-                places[1 + ((np.int64(keys[i]) >> shift) & ((1 << _DIGIT) - 1))] += 1
-            if places.max() == n:  # all alike
-                continue
-            places = np.cumsum(places)
-            for i in range(n):
-                digit = (np.int64(keys[i]) >> shift) & ((1 << _DIGIT) - 1)
-                place = places[digit]
-                places[digit] = place + 1
-                target[place], sorted_keys[place] = source[i], keys[i]
-            source, target, keys, sorted_keys = target, source, sorted_keys, keys
-        for i in range(n):
-            g = source[i]
-            order[v, i] = g
-            for c in range(4):
-                sorted_boxes[v, i, c] = boxes[v, g, c]
-            x0, y0, x1, y1 = boxes[v, g, 0], boxes[v, g, 1], boxes[v, g, 2], boxes[v, g, 3]
-            changes[v, y0, x0] += 1
-            changes[v, y0, x1] -= 1
-            changes[v, y1, x0] -= 1
-            changes[v, y1, x1] += 1
+            boxes[s, 0], boxes[s, 1] = int(max(left, number(0.0))), int(max(top, number(0.0)))
+            boxes[s, 2] = 1 + int(min(right, number(tiles_x - 1)))
+            boxes[s, 3] = 1 + int(min(bottom, number(tiles_y - 1)))
+            splats[s, X], splats[s, Y], splats[s, OPACITY], splats[s, DEPTH] = cx, cy, opacity, z
+            scale = number(LOG2E) / determinant
+            splats[s, A], splats[s, B], splats[s, C] = -half * scale * yy, scale * xy, -half * scale * xx
+            splats[s, CUT] = cut * number(LOG2E) * wider + small
 
 
 @helper
-def touched(table, at, left, top, side, cells):  # type: ignore[no-untyped-def]
-    """Which of 4 x 4 square cells hold a pixel centre where the splat may be seen: bit 4 y + x for cell (x, y).
+def touched(splats, s, left, top, side, cells):  # type: ignore[no-untyped-def]
+    """Which of 4 x 4 square cells hold a pixel centre where splat s may be seen: bit 4 y + x for cell (x, y).
 
     The largest q over a cell lies on its side nearest to the splat's centre, at dx or at dy; along a line of constant
     dx it lies at dy = -B / (2 C) dx.
 
     Args:
-        table: flat rows of SPLAT numbers; `at` is the position of the splat's first.
+        splats: [S, SPLAT].
         left, top: the first cell's corner, pixels.
         side: pixels of a cell.
-        cells: [2 * 16], x and y of each cell's corner in cells.
+        cells: [2, 16], x and y of each cell's corner in cells.
     """
-    half, one = table.dtype.type(0.5), table.dtype.type(1.0)
-    a, b, c = table[at + A], table[at + B], table[at + C]
-    low_x = fma(load(cells, 0), side, (left - table[at + X]) + half)
-    low_y = fma(load(cells, 16), side, (top - table[at + Y]) + half)
+    half, one = splats.dtype.type(0.5), splats.dtype.type(1.0)
+    a, b, c = _triple(splats, s, A)
+    low_x = fma(load(cells, 0), side, (left - splats[s, X]) + half)
+    low_y = fma(load(cells, 16), side, (top - splats[s, Y]) + half)
     high_x, high_y = low_x + (side - one), low_y + (side - one)
     zero = low_x - low_x
     near_x, near_y = _clamped(zero, low_x, high_x), _clamped(zero, low_y, high_y)
@@ -214,7 +167,7 @@ def touched(table, at, left, top, side, cells):  # type: ignore[no-untyped-def]
     along_x = _clamped(near_y * (-b / (a + a)), low_x, high_x)
     first = fma(near_x, fma(near_x, a, along_y * b), along_y * along_y * c)
     second = fma(along_x, fma(along_x, a, near_y * b), near_y * near_y * c)
-    return bits(select(first > second, first, second) >= -table[at + CUT])
+    return bits(select(first > second, first, second) >= -splats[s, CUT])
 
 
 @helper
@@ -224,165 +177,128 @@ def _clamped(value, low, high):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def list_tiles(first, last, splats, boxes, order, counts, cells, tiles_x, tiles_y, ends, entries):  # type: ignore[no-untyped-def]
-    """List the splats of every tile, for bands of regions: band b of view v is number v * bands + b.
+def list_tiles(first, last, splats, boxes, rooms, ranks, cells, G, tiles_x, tiles_y, keys):  # type: ignore[no-untyped-def]
+    """List the tiles where the splats first <= s < last may be seen.
 
     Args:
-        splats: flat; order, boxes, counts: sorted, as above; cells: as in `touched`.
-        ends: [tiles] int64, where each tile's entries begin; moved on to where they end.
-        entries: [E] int32 Gaussians, written.
+        splats, boxes: as `project` wrote them; cells: as in `touched`.
+        rooms: [S] int64, where each splat's keys begin; there is room for its whole box.
+        ranks: [S] int64, the splats' places in the order of depth.
+        keys: int64, written: tile * 2^32 + rank.
     """
     number = splats.dtype.type
-    side = number(TILE)
-    bands, G = -(-tiles_y // 4), order.shape[1]
-    for task in range(first, last):
-        v, top = task // bands, 4 * (task % bands)
-        for i in range(counts[v]):
-            prefetch(splats, (v * G + np.int64(order[v, min(i + 16, counts[v] - 1)])) * SPLAT)
-            y0, y1 = boxes[v, i, 1], boxes[v, i, 3]
-            if y1 <= top or y0 >= top + 4:
-                continue
-            g, x0, x1 = np.int64(order[v, i]), np.int64(boxes[v, i, 0]), np.int64(boxes[v, i, 2])
-            for left in range(x0 // 4 * 4, x1, 4):
-                mask = touched(splats, (v * G + g) * SPLAT, number(TILE * left), number(TILE * top), side, cells)
-                while mask:
-                    cell = lowest_bit(mask)
-                    mask &= mask - 1
-                    x, y = left + cell % 4, top + cell // 4
-                    if x >= x0 and x < x1 and y >= y0 and y < y1:
-                        tile = (v * tiles_y + y) * tiles_x + x
-                        entries[ends[tile]] = g
-                        ends[tile] += 1
+    for s in range(first, last):
+        at, row = rooms[s], s // G * tiles_y
+        x0, y0, x1, y1 = boxes[s, 0], boxes[s, 1], boxes[s, 2], boxes[s, 3]
+        for top in range(y0, y1, 4):
+            for left in range(x0, x1, 4):
+                mask = touched(splats, s, number(TILE * left), number(TILE * top), number(TILE), cells)
+                for y in range(top, min(top + 4, y1)):
+                    for x in range(left, min(left + 4, x1)):
+                        if mask >> (4 * (y - top) + x - left) & 1:
+                            keys[at] = ((row + y) * tiles_x + x) << 32 | ranks[s]
+                            at += 1
 
 
 @kernel
-def sort_rows(first, last, row_gaussian, ends, rows):  # type: ignore[no-untyped-def]
-    """Rows [R] int64 grouped by Gaussian, in their order; `ends` [G + 1] are the groups' starts, then their ends."""
-    for r in range(first, last):
-        g = row_gaussian[r]
-        rows[ends[g]] = r
-        ends[g] += 1
+def group_rows(row_keys, ends, rows):  # type: ignore[no-untyped-def]
+    """List the rows [R] by their keys, in their order; `ends` [S + 1] are the groups' starts, then their ends."""
+    for r in range(len(rows)):
+        key = row_keys[r]
+        rows[ends[key]] = r
+        ends[key] += 1
 
 
 @kernel
 def project_backward(  # type: ignore[no-untyped-def]
-    first, last, means, quats, scales, views, splats, table, view_rows, rows, starts,
+    first, last, means, quats, scales, views, splats, table, rows, starts,
     grad_means, grad_quats, grad_scales, grad_opacities, grad_colors, grad_features,
 ):  # fmt: skip
     """Gradients of the Gaussians first <= g < last from those of their rows.
 
     Args:
         means, quats, scales, views, splats: as in `project`.
-        table: [R, channels + 8]: gradients to colour (3), depth, features (F), padding; then the sums of v, v dx,
-            v dy, v dx^2, v dx dy, v dy^2, with v the gradient to log alpha of a pixel and dx, dy from the splat.
-        view_rows: [V + 1] int64: rows of view k are those from view_rows[k] up to view_rows[k + 1].
-        rows: [R] int64 grouped by Gaussian, views ascending; starts: [G + 1] int64.
-        grad_*: the gradients [G, ...], written.
+        table: [R, channels]: gradients to colour (3), depth, features (F), zeros; at the end the sums of v, v dx, v dy,
+            v dx^2, v dx dy, v dy^2, with v the gradient to log alpha of a pixel and dx, dy from the splat.
+        rows: [R] int64, by Gaussian and view; starts: [G * V + 1] int64, where those of each begin.
+        grad_*: the gradients [G, ...], zero; written.
     """
-    number = means.dtype.type
-    zero = number(0.0)
-    F, width, moments = grad_features.shape[1], table.shape[1], table.shape[1] - 8
-    total, turned = np.empty(moments, means.dtype), np.empty((3, 3), means.dtype)
-    flat = table.reshape(-1)
+    V, width, zero = len(views), table.shape[1], means.dtype.type(0.0)
+    total, turned = np.empty(width, means.dtype), np.empty((3, 3), means.dtype)
     for g in range(first, last):
-        for j in range(3):
-            grad_means[g, j] = grad_colors[g, j] = grad_scales[g, j] = zero
-            turned[j, 0] = turned[j, 1] = turned[j, 2] = zero
-        for j in range(4):
-            grad_quats[g, j] = zero
-        for c in range(F):
-            grad_features[g, c] = zero
-        grad_opacities[g] = zero
-        i, stop, k = starts[g], starts[g + 1], 0
-        if i == stop:
+        if starts[g * V] == starts[g * V + V]:
             continue
-        turn = _rotation(quats, g)
-        for c in range(moments):
-            total[c] = zero
-        while i < stop:
-            while rows[i] >= view_rows[k + 1]:
-                k += 1
-            grad_z = m = mx = my = mxx = mxy = myy = zero
-            while i < stop and rows[i] < view_rows[k + 1]:
-                ahead, at = rows[min(i + 8, len(rows) - 1)] * width, rows[i] * width
+        mean, (R, axes, quat, length) = _triple(means, g, 0), _oriented(quats, scales, g)
+        total[:], turned[:] = zero, zero
+        for k in range(V):
+            start, stop = starts[g * V + k], starts[g * V + k + 1]
+            if start == stop:
+                continue
+            total[3] = total[width - 6] = total[width - 5] = total[width - 4] = zero  # these are the view's own
+            total[width - 3] = total[width - 2] = total[width - 1] = zero
+            for i in range(start, stop):
+                ahead = rows[min(i + 8, len(rows) - 1)] * width
                 for c in range(0, width, LANES):
-                    prefetch(flat, ahead + c)
-                for c in range(0, moments, LANES):
-                    store(total, c, load(total, c) + load(flat, at + c))
-                grad_z += flat[at + 3]
-                at += moments
-                m, mx, my = m + flat[at], mx + flat[at + 1], my + flat[at + 2]
-                mxx, mxy, myy = mxx + flat[at + 3], mxy + flat[at + 4], myy + flat[at + 5]
-                i += 1
-            grad_opacities[g] += m / splats[k, g, OPACITY]
-            sums = grad_z, mx, my, mxx, mxy, myy
-            _add_view(views, k, splats, means, scales, g, turn, sums, grad_means, turned)
+                    prefetch(table, ahead + c)
+                    store(total, c, load(total, c) + load(table, rows[i] * width + c))
+            s = k * len(means) + g
+            grad_opacities[g] += total[width - 6] / splats[s, OPACITY]
+            _add_view(views, k, mean, axes, _triple(splats, s, A), total, g, grad_means, turned)
         for c in range(3):
             grad_colors[g, c] = total[c]
-        for c in range(F):
+        for c in range(grad_features.shape[1]):
             grad_features[g, c] = total[4 + c]
-        _finish(turn, scales, g, turned, grad_quats, grad_scales)
+        _finish(R, quat, length, _triple(scales, g, 0), turned, g, grad_quats, grad_scales)
 
 
 @helper
-def _add_view(views, k, splats, means, scales, g, turn, sums, grad_means, turned):  # type: ignore[no-untyped-def]
+def _add_view(views, k, mean, axes, conic, sums, g, grad_means, turned):  # type: ignore[no-untyped-def]
     """Add one view's share of the gradient to the mean, and to R S (`turned` [3, 3])."""
-    number = means.dtype.type
-    half, to_conic, zero = number(0.5), number(-1.0 / LOG2E), number(0.0)
-    a, c = (splats[k, g, A] + splats[k, g, A]) * to_conic, (splats[k, g, C] + splats[k, g, C]) * to_conic
-    b = splats[k, g, B] * to_conic
-    grad_z, mx, my, mxx, mxy, myy = sums
+    number = turned.dtype.type
+    one, half, two, to_conic = number(1.0), number(0.5), number(2.0), number(-1.0 / LOG2E)
+    a, b, c = two * to_conic * conic[0], to_conic * conic[1], two * to_conic * conic[2]
+    end, grad_z = len(sums), sums[3]
+    mx, my, mxx, mxy, myy = sums[end - 5], sums[end - 4], sums[end - 3], sums[end - 2], sums[end - 1]
     grad_cx, grad_cy = a * mx + b * my, b * mx + c * my
     # conic K = covariance^-1, so the gradient to the covariance is -K (gradient to K) K
     ka, kb, kc = -half * mxx, -half * mxy, -half * myy
     p, q, r, s = a * ka + b * kb, a * kb + b * kc, b * ka + c * kb, b * kb + c * kc
     grad_xx, grad_xy, grad_yy = -(p * a + q * b), -(p * b + q * c) - (r * a + s * b), -(r * b + s * c)
 
-    (x, y, z), u, v, w = _in_camera(views, k, means, scales, g, turn)
-    nearness = number(1.0) / z
-    sx, sy, kx, ky = x * nearness, y * nearness, views[k, 12] * nearness, views[k, 13] * nearness
-    bx, by = min(max(sx, views[k, 16]), views[k, 17]), min(max(sy, views[k, 18]), views[k, 19])
-    row_x, row_y = _less(kx, u, bx, w), _less(ky, v, by, w)
-    grad_x0 = (grad_xx + grad_xx) * row_x[0] + grad_xy * row_y[0]
-    grad_x1 = (grad_xx + grad_xx) * row_x[1] + grad_xy * row_y[1]
-    grad_x2 = (grad_xx + grad_xx) * row_x[2] + grad_xy * row_y[2]
-    grad_y0 = (grad_yy + grad_yy) * row_y[0] + grad_xy * row_x[0]
-    grad_y1 = (grad_yy + grad_yy) * row_y[1] + grad_xy * row_x[1]
-    grad_y2 = (grad_yy + grad_yy) * row_y[2] + grad_xy * row_x[2]
-    grad_row_x, grad_row_y = (grad_x0, grad_x1, grad_x2), (grad_y0, grad_y1, grad_y2)
-    grad_sx = views[k, 12] * grad_cx - (kx * _dot(grad_row_x, w) if bx == sx else zero)
-    grad_sy = views[k, 13] * grad_cy - (ky * _dot(grad_row_y, w) if by == sy else zero)
-    grad_z -= (_dot(grad_row_x, row_x) + _dot(grad_row_y, row_y) + grad_sx * sx + grad_sy * sy) * nearness
-    grad_x, grad_y = grad_sx * nearness, grad_sy * nearness
+    _, nearness, slopes, bounds, (focal_x, focal_y), w, row_x, row_y = _projected(views, k, mean, axes)
+    (slope_x, slope_y), (bound_x, bound_y) = slopes, bounds
+    grad_row_x, grad_row_y = _sum(two * grad_xx, row_x, grad_xy, row_y), _sum(two * grad_yy, row_y, grad_xy, row_x)
+    grad_slope_x, grad_slope_y = views[k, 12] * grad_cx, views[k, 13] * grad_cy
+    if bound_x == slope_x:
+        grad_slope_x -= focal_x * _dot(grad_row_x, w)
+    if bound_y == slope_y:
+        grad_slope_y -= focal_y * _dot(grad_row_y, w)
+    grad_x, grad_y = grad_slope_x * nearness, grad_slope_y * nearness
+    grad_z -= (_dot(grad_row_x, row_x) + _dot(grad_row_y, row_y)) * nearness + grad_x * slope_x + grad_y * slope_y
+    grad_w = _sum(-focal_x * bound_x, grad_row_x, -focal_y * bound_y, grad_row_y)
     for j in range(3):
-        along_x, along_y = views[k, j], views[k, 3 + j]
-        along_z = views[k, 6 + j]
+        along_x, along_y, along_z = views[k, j], views[k, 3 + j], views[k, 6 + j]
         grad_means[g, j] += along_x * grad_x + along_y * grad_y + along_z * grad_z
-        for i in range(3):
-            grad_u, grad_v = kx * grad_row_x[i], ky * grad_row_y[i]
-            turned[j, i] += along_x * grad_u + along_y * grad_v - along_z * (bx * grad_u + by * grad_v)
+        row = _sum(one, _sum(along_x * focal_x, grad_row_x, along_y * focal_y, grad_row_y), along_z, grad_w)
+        turned[j, 0], turned[j, 1], turned[j, 2] = turned[j, 0] + row[0], turned[j, 1] + row[1], turned[j, 2] + row[2]
 
 
 @helper
-def _finish(turn, scales, g, turned, grad_quats, grad_scales):  # type: ignore[no-untyped-def]
-    """From the gradient to R S (`turned` [3, 3]) to those of scales and quaternion."""
-    r0, r1, r2, r3, r4, r5, r6, r7, r8, w, x, y, z, length = turn
-    two = scales.dtype.type(2.0)
-    grad_scales[g, 0] = r0 * turned[0, 0] + r3 * turned[1, 0] + r6 * turned[2, 0]
-    grad_scales[g, 1] = r1 * turned[0, 1] + r4 * turned[1, 1] + r7 * turned[2, 1]
-    grad_scales[g, 2] = r2 * turned[0, 2] + r5 * turned[1, 2] + r8 * turned[2, 2]
-    for i in range(3):
-        for j in range(3):
-            turned[i, j] *= scales[g, j]  # now the gradient to R
-    t = turned
+def _finish(R, quat, length, scales, t, g, grad_quats, grad_scales):  # type: ignore[no-untyped-def]
+    """From the gradient to R S (`t` [3, 3]) to those of scales and quaternion."""
+    (w, x, y, z), two = quat, t.dtype.type(2.0)
+    for j in range(3):
+        grad_scales[g, j] = R[0][j] * t[0, j] + R[1][j] * t[1, j] + R[2][j] * t[2, j]
+        for i in range(3):
+            t[i, j] *= scales[j]  # now the gradient to R
     cross_x, cross_y, cross_z = t[2, 1] - t[1, 2], t[0, 2] - t[2, 0], t[1, 0] - t[0, 1]
-    grad_w = two * (x * cross_x + y * cross_y + z * cross_z)
     pair_xy, pair_xz, pair_yz = t[0, 1] + t[1, 0], t[0, 2] + t[2, 0], t[1, 2] + t[2, 1]
+    grad_w = two * (x * cross_x + y * cross_y + z * cross_z)
     grad_x = two * (w * cross_x + y * pair_xy + z * pair_xz - two * x * (t[1, 1] + t[2, 2]))
     grad_y = two * (w * cross_y + x * pair_xy + z * pair_yz - two * y * (t[0, 0] + t[2, 2]))
     grad_z = two * (w * cross_z + x * pair_xz + y * pair_yz - two * z * (t[0, 0] + t[1, 1]))
     along = w * grad_w + x * grad_x + y * grad_y + z * grad_z  # normalising takes away what points along the quaternion
-    if length <= scales.dtype.type(1e-12):
-        along = scales.dtype.type(0.0)
+    if length <= t.dtype.type(1e-12):
+        along = t.dtype.type(0.0)
     grad_quats[g, 0], grad_quats[g, 1] = (grad_w - along * w) / length, (grad_x - along * x) / length
     grad_quats[g, 2], grad_quats[g, 3] = (grad_y - along * y) / length, (grad_z - along * z) / length

@@ -8,14 +8,12 @@ over all its lanes. Arrays are addressed as if flat, and nothing checks bounds.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
@@ -23,9 +21,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
 LANES = 16
-WIDE = bool(llvm.get_host_cpu_features().get("avx512f"))  # 32 registers of 64 bytes; otherwise 16 of 32 bytes
 _SOURCES = tuple(sorted((file.name, *file.stat()[6:9:2]) for file in Path(__file__).parent.glob("*.py")))  # size, time
-_INT32, _INT64 = ir.IntType(32), ir.IntType(64)
+_INT32, _INT64, _BYTES = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer()
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,7 +47,7 @@ def helper(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
-    defined: Callable[..., Any] = intrinsic(prefer_literal=True)(function)
+    defined: Callable[..., Any] = intrinsic(function)
     return defined
 
 
@@ -91,7 +88,7 @@ def _all_lanes(context: Any, builder: Any, kinds: Any, values: Any) -> list[Any]
     ]
 
 
-def _define(operation: Any, emit: Callable[[Any, Any, Any], Any], compares: bool) -> None:
+def _define(operation: Any, emit: Callable[..., Any], compares: bool = False) -> None:
     """Give `operation` a meaning for (Lanes, Lanes), (Lanes, number) and (number, Lanes)."""
 
     @type_callable(operation)
@@ -111,40 +108,20 @@ def _define(operation: Any, emit: Callable[[Any, Any, Any], Any], compares: bool
         lower_builtin(operation, *kinds)(lower)
 
 
-_define(operator.add, lambda builder, left, right: builder.fadd(left, right), False)
-_define(operator.sub, lambda builder, left, right: builder.fsub(left, right), False)
-_define(operator.mul, lambda builder, left, right: builder.fmul(left, right), False)
-_define(operator.truediv, lambda builder, left, right: builder.fdiv(left, right), False)
-_define(operator.and_, lambda builder, left, right: builder.and_(left, right), False)
-_define(operator.ge, lambda builder, left, right: builder.fcmp_ordered(">=", left, right), True)
-_define(operator.gt, lambda builder, left, right: builder.fcmp_ordered(">", left, right), True)
-_define(operator.le, lambda builder, left, right: builder.fcmp_ordered("<=", left, right), True)
-_define(operator.lt, lambda builder, left, right: builder.fcmp_ordered("<", left, right), True)
+_define(operator.add, ir.IRBuilder.fadd)
+_define(operator.sub, ir.IRBuilder.fsub)
+_define(operator.mul, ir.IRBuilder.fmul)
+_define(operator.truediv, ir.IRBuilder.fdiv)
+_define(operator.and_, ir.IRBuilder.and_)
+_define(operator.ge, lambda builder, left, right: builder.fcmp_ordered(">=", left, right), compares=True)
+_define(operator.gt, lambda builder, left, right: builder.fcmp_ordered(">", left, right), compares=True)
+_define(operator.lt, lambda builder, left, right: builder.fcmp_ordered("<", left, right), compares=True)
 
 
-def _pointer(context: Any, builder: Any, kind: Any, array: Any, offset: Any) -> Any:
-    return builder.gep(context.make_array(kind)(context, builder, array).data, [offset])
-
-
-def _load_lanes(builder: Any, pointer: Any, scalar: Any) -> Any:
-    place = builder.bitcast(pointer, ir.VectorType(scalar, LANES).as_pointer())
-    return builder.load(place, align=_bytes(scalar))
-
-
-def _store_lanes(builder: Any, vector: Any, pointer: Any, scalar: Any) -> None:
-    place = builder.bitcast(pointer, vector.type.as_pointer())
-    builder.store(vector, place, align=_bytes(scalar))
-
-
-def _bytes(scalar: Any) -> int:
-    return 4 if isinstance(scalar, ir.FloatType) else 8
-
-
-def _llvm_call(builder: Any, name: str, *arguments: Any) -> Any:
-    vector = arguments[0].type
-    function = ir.FunctionType(vector, [vector] * len(arguments))
-    full_name = f"llvm.{name}.v{LANES}f{8 * _bytes(vector.element)}"
-    return builder.call(cgutils.get_or_insert_function(builder.module, function, full_name), arguments)
+def _place(context: Any, builder: Any, kind: Any, array: Any, offset: Any) -> tuple[Any, int]:
+    """Pointer to the 16 numbers from flat position `offset` of `array`, and the bytes of one."""
+    start = builder.gep(context.make_array(kind)(context, builder, array).data, [offset])
+    return builder.bitcast(start, _vector_type(kind.dtype).as_pointer()), kind.dtype.bitwidth // 8
 
 
 @_intrinsic
@@ -152,8 +129,8 @@ def load(typing_context, array, offset):  # type: ignore[no-untyped-def]
     """The 16 numbers from flat position `offset` of `array`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], *arguments)
-        return _load_lanes(builder, pointer, context.get_data_type(signature.args[0].dtype))
+        place, align = _place(context, builder, signature.args[0], *arguments)
+        return builder.load(place, align=align)
 
     return Lanes(array.dtype)(array, types.int64), generate
 
@@ -163,21 +140,37 @@ def store(typing_context, array, offset, vector):  # type: ignore[no-untyped-def
     """Write 16 numbers from flat position `offset` of `array`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], *arguments[:2])
-        _store_lanes(builder, arguments[2], pointer, arguments[2].type.element)
+        place, align = _place(context, builder, signature.args[0], *arguments[:2])
+        builder.store(arguments[2], place, align=align)
         return context.get_dummy_value()
 
     return types.void(array, types.int64, vector), generate
 
 
 @_intrinsic
-def fma(typing_context, x, y, z):  # type: ignore[no-untyped-def]
-    """x y + z, rounded once; any but one of them may be a number."""
+def prefetch(typing_context, array, offset):  # type: ignore[no-untyped-def]
+    """Have the memory from flat position `offset` of `array` brought into the cache."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _llvm_call(builder, "fma", *_all_lanes(context, builder, signature.args, arguments))
+        place, _ = _place(context, builder, signature.args[0], *arguments)
+        kind = ir.FunctionType(ir.VoidType(), [_BYTES, _INT32, _INT32, _INT32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        how = (ir.Constant(_INT32, value) for value in (0, 3, 1))  # to read, to keep, data
+        builder.call(function, [builder.bitcast(place, _BYTES), *how])
+        return context.get_dummy_value()
 
-    return next(kind for kind in (x, y, z) if isinstance(kind, Lanes))(x, y, z), generate
+    return types.void(array, types.int64), generate
+
+
+@_intrinsic
+def spread(typing_context, array, offset):  # type: ignore[no-untyped-def]
+    """The number at flat position `offset` of `array`, 16 times."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return _spread(builder, builder.load(builder.gep(data, [arguments[1]])))
+
+    return Lanes(array.dtype)(array, types.int64), generate
 
 
 @_intrinsic
@@ -201,56 +194,31 @@ def bits(typing_context, condition):  # type: ignore[no-untyped-def]
 
 
 @_intrinsic
-def lowest_bit(typing_context, mask):  # type: ignore[no-untyped-def]
-    """The number of the lowest bit set in `mask`, which is not 0."""
+def pair_sums(typing_context, left, right):  # type: ignore[no-untyped-def]
+    """The sums of 8 pairs of neighbours in `left`, then those of the 8 in `right`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+        even, odd = (ir.Constant(ir.VectorType(_INT32, LANES), [*range(first, 2 * LANES, 2)]) for first in (0, 1))
+        return builder.fadd(builder.shuffle_vector(*arguments, even), builder.shuffle_vector(*arguments, odd))
 
-    return types.int64(types.int64), generate
+    return left(left, right), generate
+
+
+def _llvm_call(builder: Any, name: str, *vectors: Any) -> Any:
+    kind = vectors[0].type
+    name = f"llvm.{name}.v{LANES}f{32 if isinstance(kind.element, ir.FloatType) else 64}"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * len(vectors)), name)
+    return builder.call(function, vectors)
 
 
 @_intrinsic
-def prefetch(typing_context, array, offset):  # type: ignore[no-untyped-def]
-    """Have the memory at flat position `offset` of `array` brought into the cache."""
+def fma(typing_context, x, y, z):  # type: ignore[no-untyped-def]
+    """x y + z, rounded once; any but one of them may be a number."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = builder.bitcast(_pointer(context, builder, signature.args[0], *arguments), ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [place.type, _INT32, _INT32, _INT32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        builder.call(function, [place, *(ir.Constant(_INT32, value) for value in (0, 3, 1))])  # read, keep, data
-        return context.get_dummy_value()
+        return _llvm_call(builder, "fma", *_all_lanes(context, builder, signature.args, arguments))
 
-    return types.void(array, types.int64), generate
-
-
-@_intrinsic
-def transpose(typing_context, source, first, source_step, target, target_first, target_step):  # type: ignore[no-untyped-def]
-    """``target[target_first + j * target_step + i] = source[first + i * source_step + j]`` for i, j < 16."""
-    integer = types.int64
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, first, source_step, target, target_first, target_step = arguments
-        scalar = context.get_data_type(signature.args[0].dtype)
-
-        def place(kind: Any, array: Any, start: Any, step: Any, row: int) -> Any:
-            offset = builder.add(start, builder.mul(step, ir.Constant(_INT64, row)))
-            return _pointer(context, builder, kind, array, offset)
-
-        rows = [
-            _load_lanes(builder, place(signature.args[0], source, first, source_step, i), scalar) for i in range(LANES)
-        ]
-        for half in (8, 4, 2, 1):  # exchange the off-diagonal quarters of every square of 2 half rows and columns
-            for i in (i for i in range(LANES) if not i & half):
-                upper, lower = rows[i], rows[i + half]
-                keeps = [j if not j & half else LANES + j - half for j in range(LANES)]
-                rows[i] = _picked(builder, upper, lower, keeps)
-                rows[i + half] = _picked(builder, upper, lower, [at + half for at in keeps])
-        for j, row in enumerate(rows):
-            _store_lanes(builder, row, place(signature.args[3], target, target_first, target_step, j), scalar)
-        return context.get_dummy_value()
-
-    return types.void(source, integer, integer, target, integer, integer), generate
+    return next(kind for kind in (x, y, z) if isinstance(kind, Lanes))(x, y, z), generate
 
 
 def _power_series(degree: int) -> list[float]:
@@ -273,113 +241,37 @@ def exp2(typing_context, x):  # type: ignore[no-untyped-def]
         *low, total = (ir.Constant(vector, [value] * LANES) for value in _power_series(degree))
         for coefficient in reversed(low):
             total = _llvm_call(builder, "fma", total, rest, coefficient)
-        shift = ir.Constant(integers, [mantissa] * LANES)
-        exponent = builder.shl(builder.fptosi(whole, integers), shift)
+        exponent = builder.shl(builder.fptosi(whole, integers), ir.Constant(integers, [mantissa] * LANES))
         return builder.bitcast(builder.add(builder.bitcast(total, integers), exponent), vector)
 
     return x(x), generate
 
 
-@_intrinsic
-def add_sums(typing_context, array, offset, vectors):  # type: ignore[no-untyped-def]
-    """``array[offset + i] += sum of the lanes of vectors[i]``, for the 8 of a tuple; halves of pairs are added up."""
-    order = (0, 4, 2, 6, 1, 5, 3, 7)  # pairs of pairs of pairs: their sums come out in the order of reversed bits
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        given = cgutils.unpack_tuple(builder, arguments[2])
-        level = [given[i] for i in order]
-        scalar, width = level[0].type.element, LANES
-        for half in (8, 4, 2):
-            level = [_added_halves(builder, a, b, width, half) for a, b in zip(level[::2], level[1::2], strict=True)]
-        sums = builder.fadd(
-            _picked(builder, level[0], level[0], list(range(0, width, 2))),
-            _picked(builder, level[0], level[0], list(range(1, width, 2))),
-        )
-        pointer = _pointer(context, builder, signature.args[0], *arguments[:2])
-        old = builder.load(builder.bitcast(pointer, sums.type.as_pointer()), align=_bytes(scalar))
-        _store_lanes(builder, builder.fadd(old, sums), pointer, scalar)
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, vectors), generate
-
-
-def _picked(builder: Any, left: Any, right: Any, positions: list[int]) -> Any:
-    mask = ir.Constant(ir.VectorType(_INT32, len(positions)), positions)
-    return builder.shuffle_vector(left, right, mask)
-
-
-def _added_halves(builder: Any, left: Any, right: Any, width: int, half: int) -> Any:
-    """In groups of 2 * half lanes: the group's halves of `left` added, then those of `right`, in a vector as wide."""
-    groups = range(0, width, 2 * half)
-    first = [at + i for at in groups for i in range(half)]
-    low = _picked(builder, left, right, _joined(first, width, half))
-    high = _picked(builder, left, right, _joined([i + half for i in first], width, half))
-    return builder.fadd(low, high)
-
-
-def _joined(positions: list[int], width: int, half: int) -> list[int]:
-    """Groups of `half` positions of a first vector, each followed by the same positions of a second."""
-    groups = (positions[at : at + half] for at in range(0, len(positions), half))
-    return [i for group in groups for i in (*group, *(width + j for j in group))]
-
-
-@_intrinsic
-def _add_tile(  # type: ignore[no-untyped-def]
-    typing_context, height, width, a, a_rows, at, a_steps, b, b_first, b_step, count, out, out_first, out_rows
-):
-    """See `add_products`; `height` rows from `at` on and 16 `width` columns, all sums in registers."""
-    integer = types.int64
-    kinds = height, width, a, a_rows, integer, a_steps, b, integer, integer, integer, out, integer, out_rows
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _, _, a, a_rows, at, a_steps, b, b_first, b_step, count, out, out_first, out_rows = arguments
-        scalar = context.get_data_type(signature.args[2].dtype)
-        zero = ir.Constant(ir.VectorType(scalar, LANES), None)
-        columns = [ir.Constant(_INT64, v * LANES) for v in range(width.literal_value)]
-        rows = [builder.add(at, ir.Constant(_INT64, r)) for r in range(height.literal_value)]
-
-        def pointer(position: int, array: Any, at: Any) -> Any:
-            return _pointer(context, builder, signature.args[position], array, at)
-
-        sums = [[cgutils.alloca_once_value(builder, zero) for _ in columns] for _ in rows]
-        for slot in itertools.chain(*sums):
-            builder.store(zero, slot)
-        starts = [pointer(2, a, builder.load(pointer(3, a_rows, row))) for row in rows]
-        with cgutils.for_range(builder, count) as loop:
-            b_row = pointer(6, b, builder.add(b_first, builder.mul(loop.index, b_step)))
-            loaded = [_load_lanes(builder, builder.gep(b_row, [column]), scalar) for column in columns]
-            step = builder.load(pointer(5, a_steps, loop.index))
-            for start, slots in zip(starts, sums, strict=True):
-                value = _spread(builder, builder.load(builder.gep(start, [step])))
-                for slot, vector in zip(slots, loaded, strict=True):
-                    builder.store(_llvm_call(builder, "fma", value, vector, builder.load(slot)), slot)
-        for row, slots in zip(rows, sums, strict=True):
-            out_row = pointer(10, out, builder.add(out_first, builder.load(pointer(12, out_rows, row))))
-            for slot, column in zip(slots, columns, strict=True):
-                place = builder.gep(out_row, [column])
-                total = builder.fadd(_load_lanes(builder, place, scalar), builder.load(slot))
-                _store_lanes(builder, total, place, scalar)
-        return context.get_dummy_value()
-
-    return types.void(*kinds), generate
-
-
 @helper
-def add_products(a, a_rows, a_steps, b, b_step, count, out, out_first, out_rows, rows, vectors):  # type: ignore[no-untyped-def]
-    """A matrix product whose rows may lie anywhere, with fused multiply-adds.
+def add_products(a, a_rows, a_steps, b, b_step, count, out, out_rows, rows, vectors):  # type: ignore[no-untyped-def]
+    """A matrix product whose rows may lie anywhere.
 
-    ``out[out_first + out_rows[r] + j] += sum over n < count of a[a_rows[r] + a_steps[n]] * b[n * b_step + j]``
-    for r < rows and j < 16 * vectors; `rows` is a multiple of 4.
+    ``out[out_rows[r] + j] += sum over n < count of a[a_rows[r] + a_steps[n]] * b[n * b_step + j]`` for r < rows and
+    j < 16 * vectors. Six rows at a time, whose sums fit into the registers of AVX2; at the end the last row again and
+    again, each time from the same numbers to the same sum.
     """
-    columns, r = vectors * LANES, 0
-    while WIDE and r + 8 <= rows:
-        for j in range(0, columns - LANES, 2 * LANES):
-            _add_tile(8, 2, a, a_rows, r, a_steps, b, j, b_step, count, out, out_first + j, out_rows)
-        if vectors % 2:
-            j = columns - LANES
-            _add_tile(8, 1, a, a_rows, r, a_steps, b, j, b_step, count, out, out_first + j, out_rows)
-        r += 8
-    while r < rows:
-        for j in range(0, columns, LANES):
-            _add_tile(4, 1, a, a_rows, r, a_steps, b, j, b_step, count, out, out_first + j, out_rows)
-        r += 4
+    for r in range(0, rows, 6):
+        r1, r2, r3 = min(r + 1, rows - 1), min(r + 2, rows - 1), min(r + 3, rows - 1)
+        r4, r5 = min(r + 4, rows - 1), min(r + 5, rows - 1)
+        a0, a1, a2, a3, a4, a5 = a_rows[r], a_rows[r1], a_rows[r2], a_rows[r3], a_rows[r4], a_rows[r5]
+        for j in range(0, vectors * LANES, LANES):
+            out0, out1, out2 = out_rows[r] + j, out_rows[r1] + j, out_rows[r2] + j
+            out3, out4, out5 = out_rows[r3] + j, out_rows[r4] + j, out_rows[r5] + j
+            sum0, sum1, sum2 = load(out, out0), load(out, out1), load(out, out2)
+            sum3, sum4, sum5 = load(out, out3), load(out, out4), load(out, out5)
+            for n in range(count):
+                step, vector = a_steps[n], load(b, n * b_step + j)
+                sum0, sum1 = fma(spread(a, a0 + step), vector, sum0), fma(spread(a, a1 + step), vector, sum1)
+                sum2, sum3 = fma(spread(a, a2 + step), vector, sum2), fma(spread(a, a3 + step), vector, sum3)
+                sum4, sum5 = fma(spread(a, a4 + step), vector, sum4), fma(spread(a, a5 + step), vector, sum5)
+            store(out, out0, sum0)
+            store(out, out1, sum1)
+            store(out, out2, sum2)
+            store(out, out3, sum3)
+            store(out, out4, sum4)
+            store(out, out5, sum5)

@@ -55,8 +55,11 @@ def test_depth_is_weighted_by_alpha(backend: Backend) -> None:
 
 
 def test_no_view_at_all(backend: Backend) -> None:
-    viewmats, Ks = look(5, 4, views=2)
-    assert images(render(cloud(3), viewmats[:0], Ks[:0], 5, 4, backend=backend)).shape == (0, 4, 5, 7)
+    gaussians, (viewmats, Ks) = with_gradient(cloud(3)), look(5, 4, views=2)
+    image = images(render(gaussians, viewmats[:0], Ks[:0], 5, 4, backend=backend))
+    assert image.shape == (0, 4, 5, 7)
+    (image.sum() + sum(getattr(gaussians, name).sum() for name in FIELDS)).backward()
+    assert all(bool((getattr(gaussians, name).grad == 1).all()) for name in FIELDS)
 
 
 @pytest.mark.parametrize(("z", "shown"), [(0.01, True), (0.00999, False), (1e10, True), (1.0001e10, False)])
