@@ -8,7 +8,8 @@ from gcbench.data.labels import load_label_set
 from gcbench.errors import RunError
 from gcbench.protocols.jobs import FoldsJob
 from gcbench.runs.results import Result, load_result
-from gcbench.scoring.semantic import SemanticScorer, load_semantic_protocol, sixfold
+from gcbench.scoring.protocols import load_protocol
+from gcbench.scoring.semantic import SemanticScorer, sixfold
 
 
 def combine_folds(job: FoldsJob) -> Result:
@@ -17,7 +18,7 @@ def combine_folds(job: FoldsJob) -> Result:
     Raises:
         RunError: a fold's result is missing.
     """
-    label_set, protocol = load_label_set(job.label_set), load_semantic_protocol(job.protocol)
+    label_set, protocol = load_label_set(job.label_set), load_protocol(job.protocol)
     results, folds = [], []
     for path in job.folds:
         result = load_result(path)

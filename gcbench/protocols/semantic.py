@@ -29,7 +29,8 @@ from gcbench.protocols.results import now, semantic_result
 from gcbench.recipe.schema import SemanticRecipe
 from gcbench.runs.results import Result
 from gcbench.runs.store import Run
-from gcbench.scoring.semantic import SemanticMetrics, SemanticScorer, load_semantic_protocol
+from gcbench.scoring.protocols import load_protocol
+from gcbench.scoring.semantic import SemanticMetrics, SemanticScorer
 from gcbench.structures import IGNORE_INDEX, Int64Array, LabelSet, PointBatch
 from gcbench.training.checkpoint import Checkpoints
 from gcbench.training.loop import LoopSettings, Report, StepOutput, Stop, build_accelerator, train
@@ -191,7 +192,7 @@ def score(
     Raises:
         DataError: a scene has no labels, or there is no scene.
     """
-    scorer = SemanticScorer(label_set, load_semantic_protocol(recipe.evaluation.protocol))
+    scorer = SemanticScorer(label_set, load_protocol(recipe.evaluation.protocol))
     model.to(device).eval()
     for number, name in enumerate(names, start=1):
         scene = dataset.scene(name)

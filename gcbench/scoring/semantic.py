@@ -13,72 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gcbench.errors import InputError
-from gcbench.recipe.loader import read_yaml
-from gcbench.resources import resource_path
+from gcbench.scoring.protocols import Protocol, SemanticPolicy
 from gcbench.structures import IGNORE_INDEX, Float64Array, Int64Array, LabelSet
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class SemanticPolicy(_Strict):
-    """Where the families of official scripts differ.
-
-    Attributes:
-        epsilon: added to every denominator.
-        absent_class: a class whose denominator is empty counts ``zero`` in the means, or is ``undefined`` (NaN, and
-            left out of the means).
-        unlisted_prediction: a prediction of -1, "no class of the list", is an error (``reject``) or a ``miss`` of the
-            true class.
-    """
-
-    epsilon: Annotated[float, Field(ge=0.0)]
-    absent_class: Literal["zero", "undefined"]
-    unlisted_prediction: Literal["reject", "miss"]
-
-
-class SemanticProtocol(_Strict):
-    """A metric policy, as read from `evaluation/protocols/<name>.yaml`."""
-
-    name: str
-    version: Annotated[int, Field(ge=1)]
-    title: str
-    source: str
-    semantic: SemanticPolicy
-
-
-def protocol_names() -> list[str]:
-    """Names of all protocols."""
-    return sorted(path.stem for path in resource_path("evaluation", "protocols").glob("*.yaml"))
-
-
-def load_semantic_protocol(name: str) -> SemanticProtocol:
-    """Read a protocol by name, e.g. ``"pointcept"``.
-
-    Raises:
-        InputError: there is no such protocol, or its file has an unknown key or a wrong type.
-    """
-    if name not in protocol_names():
-        raise InputError(f"There is no evaluation protocol '{name}'.", f"Known: {', '.join(protocol_names())}.")
-    path = resource_path("evaluation", "protocols", f"{name}.yaml")
-    document = read_yaml(path)
-    try:
-        protocol = SemanticProtocol.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: key '{key}': {first['msg']} (value: {first['input']!r}).") from error
-    if protocol.name != name:
-        raise InputError(f"{path}: key 'name' is '{protocol.name}', but the file is called '{name}.yaml'.")
-    return protocol
 
 
 @dataclass(frozen=True)
@@ -120,7 +62,7 @@ class SemanticMetrics:
     """
 
     label_set: LabelSet
-    protocol: SemanticProtocol
+    protocol: Protocol
     counts: ClassCounts
     scenes: Mapping[str, ClassCounts]
     iou: Float64Array
@@ -162,10 +104,10 @@ class SemanticScorer:
 
     Args:
         label_set: the classes; a class index is a position in it.
-        protocol: from `load_semantic_protocol`.
+        protocol: from `gcbench.scoring.protocols.load_protocol`.
     """
 
-    def __init__(self, label_set: LabelSet, protocol: SemanticProtocol) -> None:
+    def __init__(self, label_set: LabelSet, protocol: Protocol) -> None:
         self.label_set = label_set
         self.protocol = protocol
         self._scenes: dict[str, ClassCounts] = {}
@@ -275,7 +217,7 @@ def sixfold(folds: Sequence[SemanticMetrics]) -> FoldMetrics:
     return FoldMetrics(_metrics(folds[0].label_set, folds[0].protocol, scenes), mean)
 
 
-def _metrics(label_set: LabelSet, protocol: SemanticProtocol, scenes: dict[str, ClassCounts]) -> SemanticMetrics:
+def _metrics(label_set: LabelSet, protocol: Protocol, scenes: dict[str, ClassCounts]) -> SemanticMetrics:
     counts = sum(scenes.values(), start=_no_counts(len(label_set)))
     policy = protocol.semantic
     iou = _ratio(counts.intersection, counts.union, policy)
@@ -327,7 +269,7 @@ def _check(scene: str, what: str, values: NDArray[np.integer[Any]], lowest: int,
         )
 
 
-def _same_measure(one: tuple[LabelSet, SemanticProtocol], other: tuple[LabelSet, SemanticProtocol]) -> None:
+def _same_measure(one: tuple[LabelSet, Protocol], other: tuple[LabelSet, Protocol]) -> None:
     if one != other:
         raise InputError(
             f"Scores on {one[0].name} ({one[1].name} v{one[1].version}) and on "

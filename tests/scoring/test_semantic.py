@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from gcbench.errors import InputError
 from gcbench.scoring import semantic
-from gcbench.scoring.semantic import SemanticScorer, load_semantic_protocol, sixfold
+from gcbench.scoring.protocols import Protocol, load_protocol
+from gcbench.scoring.semantic import SemanticScorer, sixfold
 from gcbench.structures import LabelSet
 
-POINTCEPT = load_semantic_protocol("pointcept")
-OFFICIAL = load_semantic_protocol("scannet-official")
+POINTCEPT = load_protocol("pointcept")
+OFFICIAL = load_protocol("scannet-official")
 SceneLists = list[tuple[list[int], list[int]]]
 
 
@@ -34,7 +35,7 @@ def splits(draw: st.DrawFn, lowest_prediction: int = 0) -> tuple[int, SceneLists
     return classes, [([p for p, _ in scene], [t for _, t in scene]) for scene in scenes]
 
 
-def score(classes: int, scenes: SceneLists, protocol: semantic.SemanticProtocol) -> semantic.SemanticMetrics:
+def score(classes: int, scenes: SceneLists, protocol: Protocol) -> semantic.SemanticMetrics:
     scorer = SemanticScorer(labels(classes), protocol)
     for number, (prediction, target) in enumerate(scenes):
         scorer.add(f"scene{number}", np.array(prediction, dtype=np.int16), np.array(target, dtype=np.int64))
@@ -185,17 +186,3 @@ def test_inputs_are_left_alone() -> None:
     SemanticScorer(labels(2), POINTCEPT).add("scene", prediction, target)
     assert prediction.tolist() == [0, 1, 1]
     assert target.tolist() == [-1, 1, 0]
-
-
-def test_protocol_files_are_checked(tmp_path, monkeypatch) -> None:
-    with pytest.raises(InputError, match="Known: pointcept, scannet-official"):
-        load_semantic_protocol("nobody")
-    policy = "{epsilon: 1e-10, absent_class: zero, unlisted_prediction: miss}"
-    text = f"name: mine\nversion: 1\ntitle: t\nsource: s\nsemantic: {policy}\n"
-    (tmp_path / "mine.yaml").write_text(text)
-    monkeypatch.setattr(semantic, "resource_path", lambda *parts: tmp_path.joinpath(*parts[2:]))
-    with pytest.raises(InputError, match=r"mine.yaml: key 'semantic.epsilon'.*'1e-10'"):
-        load_semantic_protocol("mine")
-    (tmp_path / "mine.yaml").write_text(text.replace("1e-10", "0.0") + "extra: 1\n")
-    with pytest.raises(InputError, match="key 'extra'"):
-        load_semantic_protocol("mine")

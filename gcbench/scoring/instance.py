@@ -1,0 +1,228 @@
+"""Instance segmentation: average precision per class from masks with scores, under a named protocol.
+
+Shape legend
+    N  vertices of a scene    P  predictions    K  classes of the label set    T  IoU thresholds
+
+A scene is reduced to the sizes and intersections of its instances, in vertices, as soon as it is added; masks are
+looked at one at a time and never kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gcbench.errors import InputError
+from gcbench.scoring.average_precision import Outcomes, average_precision, collect_outcomes
+from gcbench.scoring.instance_overlaps import (
+    InstancePredictions,
+    InstanceTarget,
+    OverlapMeter,
+    SceneOverlaps,
+    class_indices,
+    overlaps_from_record,
+)
+from gcbench.scoring.protocols import Protocol
+from gcbench.structures import Float64Array, Int64Array, LabelSet
+
+__all__ = [
+    "AveragePrecisions",
+    "InstanceMetrics",
+    "InstancePredictions",
+    "InstanceScorer",
+    "InstanceTarget",
+    "class_indices",
+]
+
+_METRICS = ("ap", "ap50", "ap25")
+
+
+@dataclass(frozen=True)
+class AveragePrecisions:
+    """AP as fractions in [0, 1], float64. NaN is "no ground truth of it", or "not evaluated".
+
+    Attributes:
+        ap: [K], mean over the thresholds from 0.5 up.
+        ap50, ap25: [K], at IoU 0.5 and 0.25.
+        map, map50, map25: means over the classes that have a value.
+        groups: ``ap``, ``ap50`` and ``ap25`` per group of the label set (head, common, tail), likewise.
+    """
+
+    ap: Float64Array
+    ap50: Float64Array
+    ap25: Float64Array
+    map: float
+    map50: float
+    map25: float
+    groups: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class InstanceMetrics(AveragePrecisions):
+    """Metrics of a split.
+
+    Attributes:
+        label_set: the classes.
+        protocol: the policy.
+        evaluated: indices of the classes that have an AP under the protocol.
+        scenes: sizes and intersections per scene, in the order they were added.
+        undefined: names of the evaluated classes without a counted ground truth; left out of the means.
+        outcomes: true and false positives, what `resampled` starts from.
+    """
+
+    label_set: LabelSet
+    protocol: Protocol
+    evaluated: Int64Array
+    scenes: Mapping[str, SceneOverlaps]
+    undefined: tuple[str, ...]
+    outcomes: Outcomes
+
+    def resampled(self, scene_counts: Sequence[int] | Int64Array) -> AveragePrecisions:
+        """The metrics of a split in which every scene stands so many times; equal but for rounding.
+
+        Args:
+            scene_counts: one integer >= 0 per scene, in the order of `scenes`.
+
+        Raises:
+            InputError: another number of counts than scenes, or a negative one.
+        """
+        counts = np.asarray(scene_counts, np.int64)
+        if counts.shape != (len(self.scenes),) or (counts < 0).any():
+            raise InputError(f"There must be one count >= 0 for each of the {len(self.scenes)} scenes.")
+        return _averages(self.label_set, self.protocol, self.evaluated, average_precision(self.outcomes, counts))
+
+    def as_record(self) -> dict[str, Any]:
+        """`metrics`, `classes` (the evaluated ones), `groups` and `scenes` as plain values, NaN where undefined."""
+        return {
+            "metrics": {"mAP": self.map, "mAP50": self.map50, "mAP25": self.map25},
+            "classes": {
+                self.label_set.classes[k]: {
+                    "ap": float(self.ap[k]),
+                    "ap50": float(self.ap50[k]),
+                    "ap25": float(self.ap25[k]),
+                }
+                for k in self.evaluated.tolist()
+            },
+            "groups": {name: dict(values) for name, values in self.groups.items()},
+            "scenes": {name: scene.as_record() for name, scene in self.scenes.items()},
+        }
+
+
+class InstanceScorer:
+    """Collects sizes and intersections scene by scene; no mask is kept.
+
+    Args:
+        label_set: the classes; a class index is a position in it.
+        protocol: from `gcbench.scoring.protocols.load_protocol`.
+
+    Raises:
+        InputError: the protocol does not say which classes of the label set count as instances.
+    """
+
+    def __init__(self, label_set: LabelSet, protocol: Protocol) -> None:
+        self.label_set = label_set
+        self.protocol = protocol
+        self._evaluated = protocol.instance.evaluated_classes(label_set)
+        is_evaluated = np.zeros(len(label_set) + 1, np.bool_)  # the last for class -1
+        is_evaluated[self._evaluated] = True
+        self._meter = OverlapMeter(is_evaluated, protocol.instance)
+        self._scenes: dict[str, SceneOverlaps] = {}
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def add(self, scene_name: str, predictions: InstancePredictions, target: InstanceTarget) -> None:
+        """Measure one scene.
+
+        Args:
+            scene_name: counted once; a second time is an error.
+            predictions: in the order of their file, which matters where two overlap.
+            target: the ground truth.
+
+        Raises:
+            InputError: arrays of a wrong type or length, a class out of range, a score that is not a number, or a
+                vertex that the scene does not have.
+        """
+        if scene_name in self._scenes:
+            raise InputError(f"Scene '{scene_name}' was scored twice.", "Score every scene of a split exactly once.")
+        self._scenes[scene_name] = self._meter.measure(scene_name, predictions, target)
+
+    def add_record(self, scene_name: str, record: Mapping[str, Sequence[Sequence[float]]]) -> None:
+        """Take over a scene from a stored result: its entry under ``scenes``.
+
+        Raises:
+            InputError: a scene scored twice, or not such an entry.
+        """
+        if scene_name in self._scenes:
+            raise InputError(f"Scene '{scene_name}' was scored twice.", "Score every scene of a split exactly once.")
+        self._scenes[scene_name] = overlaps_from_record(scene_name, record, self._meter.is_evaluated)
+
+    def merge(self, other: InstanceScorer) -> None:
+        """Take over another scorer's scenes.
+
+        Raises:
+            InputError: another label set or protocol, or a scene both have; nothing is taken over then.
+        """
+        if (self.label_set, self.protocol) != (other.label_set, other.protocol):
+            raise InputError(
+                f"Scores on {self.label_set.name} ({self.protocol.name} v{self.protocol.version}) and on "
+                f"{other.label_set.name} ({other.protocol.name} v{other.protocol.version}) cannot be put together."
+            )
+        common = sorted(self._scenes.keys() & other._scenes.keys())
+        if common:
+            raise InputError(f"Scene '{common[0]}' was scored twice.", "Score every scene of a split exactly once.")
+        self._scenes.update(other._scenes)
+
+    def result(self) -> InstanceMetrics:
+        """The metrics over everything added so far.
+
+        Raises:
+            InputError: nothing was added.
+        """
+        if not self._scenes:
+            raise InputError("There is no scene to score.", "Add at least one scene before asking for the result.")
+        policy = self.protocol.instance
+        scenes = dict(self._scenes)
+        outcomes = collect_outcomes(
+            list(scenes.values()), self._evaluated, policy.thresholds(), policy.minimum_vertices
+        )
+        averages = _averages(self.label_set, self.protocol, self._evaluated, average_precision(outcomes))
+        counted = outcomes.targets.sum(axis=0)
+        return InstanceMetrics(
+            **vars(averages),
+            label_set=self.label_set,
+            protocol=self.protocol,
+            evaluated=self._evaluated,
+            scenes=scenes,
+            undefined=tuple(self.label_set.classes[k] for k in self._evaluated[counted == 0].tolist()),
+            outcomes=outcomes,
+        )
+
+
+def _averages(label_set: LabelSet, protocol: Protocol, evaluated: Int64Array, table: Float64Array) -> AveragePrecisions:
+    """Means of a table [T, C]; over all classes they are sums in the order of its memory, as the script's."""
+    policy = protocol.instance
+    thresholds = policy.thresholds()
+    coarse = np.isclose(thresholds, policy.coarse_threshold)
+    chosen = {"ap": ~coarse, "ap50": np.isclose(thresholds, policy.half_threshold), "ap25": coarse}
+    per_class: dict[str, Float64Array] = {}
+    for metric, rows in chosen.items():
+        per_class[metric] = np.full(len(label_set), np.nan)
+        per_class[metric][evaluated] = np.ascontiguousarray(table[rows].T).mean(axis=1)
+    return AveragePrecisions(
+        **per_class,
+        map=_mean_of_defined(table[chosen["ap"]]),
+        map50=_mean_of_defined(table[chosen["ap50"]]),
+        map25=_mean_of_defined(table[chosen["ap25"]]),
+        groups={
+            name: {metric: _mean_of_defined(per_class[metric][list(members)]) for metric in _METRICS}
+            for name, members in label_set.groups.items()
+        },
+    )
+
+
+def _mean_of_defined(values: Float64Array) -> float:
+    return float("nan") if np.isnan(values).all() else float(np.nanmean(values))
