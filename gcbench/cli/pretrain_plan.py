@@ -55,7 +55,7 @@ def _lines(console: Console, recipe: PretrainRecipe, data: Path, out: Path, proc
         names = dataset.scene_names(recipe.data.splits)
         frames = sum(dataset.frame_count(name) for name in names)
         heldout = sum(len(split_frames(dataset.frame_count(name), recipe.data.holdout_every)[1]) for name in names)
-        lines["Data"] = f"{data}: {len(names):,} scenes, {frames:,} frames, {heldout:,} of them held out"
+        lines["Data"] = f"{data}: {_scenes(len(names))}, {frames:,} frames, {heldout:,} of them held out"
         for message in findings.warnings:
             console.print(f"[yellow]{message}", highlight=False, soft_wrap=True)
         total, teacher_dim = recipe.schedule.total_steps(len(names)), objective.teacher_dim
@@ -66,7 +66,7 @@ def _lines(console: Console, recipe: PretrainRecipe, data: Path, out: Path, proc
     batch = recipe.schedule.batch_size
     lines.setdefault("Teacher", recipe.teacher.name if recipe.losses.semantic else "none: losses.semantic is 0")
     lines["Model"] = f"{weights / 1e6:.1f} M parameters, {encoder / 1e6:.1f} M of them in the encoder"
-    lines["Budget"] = f"{total:,} steps of {batch} scenes, {recipe.data.views} views each" if total else "in epochs"
+    lines["Budget"] = f"{total:,} steps of {_scenes(batch)}, {recipe.data.views} views each" if total else "in epochs"
     lines["Device"] = f"{device.type}, {processes} process{'es' if processes > 1 else ''}, " + (
         "float32" if recipe.run.precision == "no" else recipe.run.precision
     )
@@ -79,3 +79,7 @@ def _lines(console: Console, recipe: PretrainRecipe, data: Path, out: Path, proc
 def _disk_mb(recipe: PretrainRecipe, weights: int, encoder: int, steps: int) -> float:
     pictures = _PANEL_MB * (steps / recipe.run.evaluate_every + 3)
     return (_KEPT * _FLOATS * weights + encoder) * 4 / 1e6 + pictures
+
+
+def _scenes(count: int) -> str:
+    return f"{count:,} scene{'' if count == 1 else 's'}"

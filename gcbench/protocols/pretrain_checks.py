@@ -128,7 +128,7 @@ def _enough_frames(
         )
     elif evaluated and not heldout:
         findings.add(
-            f"Scene '{name}' has {count} frames: with every {every}th held out, none to measure on.",
+            f"Scene '{name}' has {count} frames: with data.holdout_every = {every} none is held out to measure on.",
             f"Hold out more, e.g. --set data.holdout_every={max(count, 2)}.",
         )
     return count > 0

@@ -167,7 +167,7 @@ def test_without_data_a_preset_makes_rooms_that_runs_share(tmp_path: Path) -> No
     assert first.returncode == 0, first.stdout + first.stderr
     assert "making rooms" in first.stdout and "preparing" in first.stdout
     second = gcbench("--out", tmp_path / "runs" / "b", *sets, "--seed", "1", "--dry-run")
-    assert second.returncode == 0 and "1 scenes, 10 frames" in second.stdout
+    assert second.returncode == 0 and "1 scene, 10 frames" in second.stdout
     answer = subprocess.run(
         [sys.executable, "-m", "gcbench", "pretrain"], capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path
     )

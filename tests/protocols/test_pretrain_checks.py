@@ -56,7 +56,7 @@ def test_fewer_frames_than_views(dataset: PreparedDataset) -> None:
 
 def test_no_frame_to_measure_on(dataset: PreparedDataset) -> None:
     text = problem(dataset, "data.holdout_every=20")
-    assert "none to measure on" in text
+    assert "none is held out to measure on" in text
     assert "--set data.holdout_every=10" in text
     assert "scene0002_00" not in text  # only two scenes are evaluated
 
