@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from gcbench.data.labels import load_label_set
 from gcbench.errors import RunError
 from gcbench.protocols.jobs import FoldsJob
-from gcbench.runs.results import Result, load_result
+from gcbench.runs.results import Result, load_result, split_hash
 from gcbench.scoring.protocols import load_protocol
 from gcbench.scoring.semantic import SemanticScorer, sixfold
 
@@ -30,7 +28,6 @@ def combine_folds(job: FoldsJob) -> Result:
         results.append(result)
         folds.append(scorer.result())
     both = sixfold(folds)
-    names = "\n".join(both.summed.scenes)
     first = results[0]
     times = [result.provenance for result in results]
     return Result(
@@ -42,7 +39,7 @@ def combine_folds(job: FoldsJob) -> Result:
         protocol=first.protocol.model_copy(
             update={
                 "split": f"{len(folds)} folds",
-                "split_hash": hashlib.sha256(names.encode()).hexdigest()[:12],
+                "split_hash": split_hash(both.summed.scenes),
             }
         ),
         provenance=first.provenance.model_copy(

@@ -12,7 +12,7 @@ from gcbench.data.storage import PreparedDataset
 from gcbench.protocols.jobs import JobRecipe, SemanticJob
 from gcbench.recipe.schema import SemanticRecipe
 from gcbench.runs.provenance import collect_provenance
-from gcbench.runs.results import Protocol, Provenance, Result
+from gcbench.runs.results import Protocol, Provenance, Result, split_hash
 from gcbench.scoring.semantic import SemanticMetrics
 
 
@@ -54,7 +54,7 @@ def semantic_result(
         protocol=Protocol(
             label_set=job.label_set,
             split="+".join(job.val),
-            split_hash=hashlib.sha256("\n".join(names).encode()).hexdigest()[:12],
+            split_hash=split_hash(names),
             resolution=recipe.evaluation.resolution,
             inference="single-pass",
             checkpoint=recipe.evaluation.checkpoint,

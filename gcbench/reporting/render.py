@@ -256,8 +256,8 @@ def class_means(entry: Entry) -> list[tuple[str, float, float]]:
     return [
         (
             name,
-            100.0 * statistics.fmean(result.classes[name].IoU for result in entry.results),
-            100.0 * statistics.fmean(result.classes[name].Acc for result in entry.results),
+            100.0 * statistics.fmean(result.classes[name].iou for result in entry.results),
+            100.0 * statistics.fmean(result.classes[name].acc for result in entry.results),
         )
         for name in entry.results[0].classes
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,10 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from gcbench.errors import RunError
 
-SCHEMA_VERSION = 1
-
-# version of a stored file -> a function that turns its content into the next version's
-_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+SCHEMA_VERSION = 2
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 Count = Annotated[int, Field(ge=0)]
@@ -37,7 +34,7 @@ class Protocol(_Strict):
     Attributes:
         label_set: e.g. ``"scannet20"``.
         split: e.g. ``"val"``, ``"Area_5"``.
-        split_hash: short hash of the split's scene names.
+        split_hash: short hash of the split's scene names, from `split_hash`.
         resolution: scored on the sampled ``voxels`` or on the original ``points``.
         inference: ``single-pass``, or ``tta`` (fragments under test-time augmentation).
         ignored: what does not count, e.g. ``("unlabelled",)``.
@@ -84,6 +81,11 @@ class Protocol(_Strict):
         return ", ".join(parts)
 
 
+def split_hash(scene_names: Iterable[str]) -> str:
+    """First 12 hex digits of the SHA-256 of the scene names, sorted, a line each."""
+    return hashlib.sha256("\n".join(sorted(scene_names)).encode()).hexdigest()[:12]
+
+
 class Provenance(_Strict):
     """Where a number comes from.
 
@@ -118,10 +120,10 @@ class Provenance(_Strict):
 
 
 class ClassScore(_Strict):
-    """IoU and Acc of one class."""
+    """IoU and accuracy of one class."""
 
-    IoU: Number
-    Acc: Number
+    iou: Number
+    acc: Number
 
 
 class SceneCounts(_Strict):
@@ -145,7 +147,7 @@ class Result(_Strict):
         scenes: counts by scene; the metrics can be recomputed from them.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     kind: Literal["semantic"] = "semantic"
     table: str
     row: str
@@ -184,7 +186,7 @@ class PretrainResult(_Strict):
         processes: how many trained together.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     kind: Literal["pretrain"] = "pretrain"
     name: str
     seed: int
@@ -201,6 +203,20 @@ class PretrainResult(_Strict):
     teacher: dict[str, Any] | None = None
     processes: int = 1
 
+
+def _lower_case_scores(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 wrote the scores of a class as ``IoU`` and ``Acc``."""
+    if isinstance(content.get("classes"), dict):
+        renamed = {
+            name: {key.lower(): value for key, value in scores.items()} if isinstance(scores, dict) else scores
+            for name, scores in content["classes"].items()
+        }
+        content = {**content, "classes": renamed}
+    return content
+
+
+# version of a stored file -> a function that turns its content into the next version's
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _lower_case_scores}
 
 AnyResult = Result | PretrainResult
 _KINDS: Mapping[str, type[Result] | type[PretrainResult]] = {"semantic": Result, "pretrain": PretrainResult}

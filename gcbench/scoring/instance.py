@@ -135,10 +135,14 @@ class InstanceScorer:
         return len(self._scenes)
 
     def add(self, scene_name: str, predictions: InstancePredictions, target: InstanceTarget) -> None:
-        """Measure one scene.
+        """Measure one scene and add it: `measure`, then `insert`."""
+        self.insert(scene_name, self.measure(scene_name, predictions, target))
+
+    def measure(self, scene_name: str, predictions: InstancePredictions, target: InstanceTarget) -> SceneOverlaps:
+        """Sizes and intersections of one scene, which is not added; so that several processes can share the work.
 
         Args:
-            scene_name: counted once; a second time is an error.
+            scene_name: for errors.
             predictions: in the order of their file, which matters where two overlap.
             target: the ground truth.
 
@@ -146,9 +150,17 @@ class InstanceScorer:
             InputError: arrays of a wrong type or length, a class out of range, a score that is not a number, or a
                 vertex that the scene does not have.
         """
+        return self._meter.measure(scene_name, predictions, target)
+
+    def insert(self, scene_name: str, overlaps: SceneOverlaps) -> None:
+        """Add a scene that was measured.
+
+        Raises:
+            InputError: it was added before.
+        """
         if scene_name in self._scenes:
             raise InputError(f"Scene '{scene_name}' was scored twice.", "Score every scene of a split exactly once.")
-        self._scenes[scene_name] = self._meter.measure(scene_name, predictions, target)
+        self._scenes[scene_name] = overlaps
 
     def add_record(self, scene_name: str, record: Mapping[str, Sequence[Sequence[float]]]) -> None:
         """Take over a scene from a stored result: its entry under ``scenes``.
@@ -156,9 +168,7 @@ class InstanceScorer:
         Raises:
             InputError: a scene scored twice, or not such an entry.
         """
-        if scene_name in self._scenes:
-            raise InputError(f"Scene '{scene_name}' was scored twice.", "Score every scene of a split exactly once.")
-        self._scenes[scene_name] = overlaps_from_record(scene_name, record, self._meter.is_evaluated)
+        self.insert(scene_name, overlaps_from_record(scene_name, record, self._meter.is_evaluated))
 
     def merge(self, other: InstanceScorer) -> None:
         """Take over another scorer's scenes.

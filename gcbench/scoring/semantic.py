@@ -78,7 +78,7 @@ class SemanticMetrics:
         return {
             "metrics": {"mIoU": self.miou, "mAcc": self.macc, "allAcc": self.allacc},
             "classes": {
-                name: {"IoU": float(iou), "Acc": float(acc)}
+                name: {"iou": float(iou), "acc": float(acc)}
                 for name, iou, acc in zip(self.label_set.classes, self.iou, self.acc, strict=True)
             },
             "groups": dict(self.groups),
@@ -116,10 +116,16 @@ class SemanticScorer:
         return len(self._scenes)
 
     def add(self, scene_name: str, prediction: NDArray[np.integer[Any]], target: NDArray[np.integer[Any]]) -> None:
-        """Count one scene.
+        """Count one scene: `measure`, then `insert`."""
+        self.insert(scene_name, self.measure(scene_name, prediction, target))
+
+    def measure(
+        self, scene_name: str, prediction: NDArray[np.integer[Any]], target: NDArray[np.integer[Any]]
+    ) -> ClassCounts:
+        """Counts of one scene, which is not added; so that several processes can share the work.
 
         Args:
-            scene_name: counted once; a second time is an error.
+            scene_name: for errors.
             prediction: [N] class indices, 0 .. K - 1 (and -1 where the protocol allows "no class").
             target: [N] class indices, 0 .. K - 1, -1 is not labelled.
 
@@ -134,7 +140,17 @@ class SemanticScorer:
                 f"Scene '{scene_name}': {len(prediction)} predictions for {len(target)} labels.",
                 "Predict exactly one class for every point of the scene.",
             )
-        self._insert(scene_name, count_classes(prediction, target, len(self.label_set)))
+        return count_classes(prediction, target, len(self.label_set))
+
+    def insert(self, scene_name: str, counts: ClassCounts) -> None:
+        """Add a scene that was measured.
+
+        Raises:
+            InputError: it was added before.
+        """
+        if scene_name in self._scenes:
+            raise InputError(f"Scene '{scene_name}' was scored twice.", "Score every scene of a split exactly once.")
+        self._scenes[scene_name] = counts
 
     def add_counts(self, scene_name: str, counts: Mapping[str, Sequence[int]]) -> None:
         """Take over the counts of a scene from a stored result (``intersection``, ``union``, ``target``, [K] each).
@@ -151,7 +167,7 @@ class SemanticScorer:
             )
         if (I < 0).any() or (I > T).any() or (T > U).any():
             raise InputError(f"Scene '{scene_name}': its counts break 0 <= intersection <= target <= union.")
-        self._insert(scene_name, ClassCounts(I, U, T))
+        self.insert(scene_name, ClassCounts(I, U, T))
 
     def merge(self, other: SemanticScorer) -> None:
         """Take over another scorer's scenes.
@@ -172,11 +188,6 @@ class SemanticScorer:
         if not self._scenes:
             raise InputError("There is no scene to score.", "Add at least one scene before asking for the result.")
         return _metrics(self.label_set, self.protocol, dict(self._scenes))
-
-    def _insert(self, scene_name: str, counts: ClassCounts) -> None:
-        if scene_name in self._scenes:
-            raise InputError(f"Scene '{scene_name}' was scored twice.", "Score every scene of a split exactly once.")
-        self._scenes[scene_name] = counts
 
 
 def count_classes(prediction: NDArray[np.integer[Any]], target: NDArray[np.integer[Any]], classes: int) -> ClassCounts:

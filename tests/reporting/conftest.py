@@ -83,7 +83,7 @@ def make() -> MakeResult:
                 "column": column,
                 "seed": seed,
                 "metrics": {"mIoU": mIoU, "mAcc": mIoU + 0.1, "allAcc": 0.9},
-                "classes": {"wall": ClassScore(IoU=0.5, Acc=0.6), "no such": ClassScore(IoU=float("nan"), Acc=0.0)},
+                "classes": {"wall": ClassScore(iou=0.5, acc=0.6), "no such": ClassScore(iou=float("nan"), acc=0.0)},
                 "scenes": {"scene": SceneCounts(intersection=[1, 0], union=[2, 0], target=[2, 0])},
                 "protocol": Protocol(**protocol),
                 "provenance": Provenance(**provenance),

@@ -27,7 +27,7 @@ def result() -> Result:
         "column": "scannet",
         "seed": 0,
         "metrics": {"mIoU": 0.5, "mAcc": 0.75, "allAcc": nan},
-        "classes": {"wall": {"IoU": 0.5, "Acc": 0.75}, "floor": {"IoU": nan, "Acc": nan}},
+        "classes": {"wall": {"iou": 0.5, "acc": 0.75}, "floor": {"iou": nan, "acc": nan}},
         "scenes": {"scene0000_00": {"intersection": [1, 0], "union": [2, 0], "target": [2, 0]}},
     }
     protocol = Protocol(

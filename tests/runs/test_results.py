@@ -24,7 +24,7 @@ def test_nan_is_null_and_comes_back(result: Result) -> None:
     again = parse_result(text)
     assert isinstance(again, Result)
     assert math.isnan(again.metrics["allAcc"])
-    assert math.isnan(again.classes["floor"].IoU)
+    assert math.isnan(again.classes["floor"].iou)
     assert again.model_dump_json() == text
 
 
@@ -37,6 +37,7 @@ def test_files_of_version_1_load_for_ever(name: str) -> None:
         assert math.isnan(stored.psnr[0].psnr_heldout)
     else:
         assert stored.metrics["mIoU"] == 0.25
+        assert stored.classes["wall"].acc == 0.75
         assert stored.protocol.fingerprint() == "dbb5af46fd08"
 
 
