@@ -28,6 +28,7 @@ VERBS = {
     "render": ("Render views of a scene from a pre-trained model.", "gcbench.cli.render"),
     "reproduce": ("Reproduce a table of the paper, or some of its cells.", "gcbench.cli.reproduce"),
     "report": ("Compare results with the paper, cell by cell.", "gcbench.cli.report"),
+    "evaluate": ("Score anyone's predictions, equal to the official scripts.", "gcbench.cli.evaluate"),
     "doctor": ("Check the installation by running each engine once.", "gcbench.cli.doctor"),
 }
 DEBUG_VARIABLE = "GCBENCH_DEBUG"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from gcbench.errors import DataError
+from gcbench.errors import DataError, RecipeError
+from gcbench.recipe.yaml_files import read_yaml
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -25,11 +25,11 @@ def read_facts(path: Path, model: type[_Model], key: str | None = None) -> _Mode
         DataError: the file is missing or no YAML, or a value is not what the model says; file and key are named.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path} is not YAML: {error}") from error
+        content = read_yaml(path)
+    except RecipeError as error:
+        raise DataError(error.message) from error
     if key is not None:
-        if not isinstance(content, dict) or key not in content:
+        if key not in content:
             raise DataError(f"{path} has no key '{key}'.")
         content = content[key]
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from gcbench.data.labels import load_label_set
 from gcbench.errors import RunError
 from gcbench.protocols.jobs import FoldsJob
-from gcbench.runs.results import Result, load_result, split_hash
+from gcbench.runs.results import Result, load_result
+from gcbench.runs.schema import split_hash
 from gcbench.scoring.protocols import load_protocol
 from gcbench.scoring.semantic import SemanticScorer, sixfold
 

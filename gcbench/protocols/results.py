@@ -12,7 +12,8 @@ from gcbench.data.storage import PreparedDataset
 from gcbench.protocols.jobs import JobRecipe, SemanticJob
 from gcbench.recipe.schema import SemanticRecipe
 from gcbench.runs.provenance import collect_provenance
-from gcbench.runs.results import Protocol, Provenance, Result, split_hash
+from gcbench.runs.results import Protocol, Provenance, Result
+from gcbench.runs.schema import split_hash
 from gcbench.scoring.semantic import SemanticMetrics
 
 

@@ -18,11 +18,11 @@ from pydantic import BaseModel, ValidationError
 
 from gcbench.errors import RecipeError
 from gcbench.recipe.schema import RECIPE_KINDS, Recipe
+from gcbench.recipe.yaml_files import read_yaml
 from gcbench.resources import resource_path
 
 SOURCES = ("paper:", "official:", "assumed:", "preset:", "override:")
 _HEADER = ("kind", "title", "extends", "ablation", "values")
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PROBE_SECTION = "linear-probe"
 
 
@@ -161,22 +161,6 @@ def _short_name(path: Path) -> str:
     if path.resolve().is_relative_to(root):
         return path.resolve().relative_to(root).with_suffix("").as_posix()
     return path.stem
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file whose top level is a mapping.
-
-    Raises:
-        RecipeError: not readable, not YAML, or not a mapping.
-    """
-    try:
-        with path.open(encoding="utf-8") as stream:
-            document = yaml.load(stream, Loader=_LOADER)  # noqa: S506 a safe loader, in C where PyYAML has it
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path}: cannot be read as YAML: {error}") from error
-    if not isinstance(document, dict):
-        raise RecipeError(f"{path}: the top level must be a mapping of keys to values.")
-    return document
 
 
 def _read(path: Path) -> dict[str, Any]:

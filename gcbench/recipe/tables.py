@@ -9,7 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gcbench.errors import InputError, RecipeError
-from gcbench.recipe.loader import Value, flatten_values, read_yaml
+from gcbench.recipe.loader import Value, flatten_values
+from gcbench.recipe.yaml_files import read_yaml
 from gcbench.resources import resource_path
 
 

@@ -48,7 +48,7 @@ def load_paper_table(table_id: str) -> PaperTable:
     Raises:
         DataError: there is no such file, or it has an unknown key, a wrong type or the same cell twice.
     """
-    from gcbench.recipe.loader import read_yaml
+    from gcbench.recipe.yaml_files import read_yaml
 
     path = resource_path("reports", "paper", f"{table_id}.yaml")
     document = read_yaml(path)

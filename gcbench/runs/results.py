@@ -9,32 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from gcbench.errors import RunError
+from gcbench.runs.schema import Count, Number, Strict
 
 SCHEMA_VERSION = 2
 
-Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
-Count = Annotated[int, Field(ge=0)]
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null", allow_inf_nan=True)
-
-
-class Protocol(_Strict):
+class Protocol(Strict):
     """How a number was measured. Numbers of different protocols are never compared silently.
 
     Attributes:
         label_set: e.g. ``"scannet20"``.
         split: e.g. ``"val"``, ``"Area_5"``.
-        split_hash: short hash of the split's scene names, from `split_hash`.
+        split_hash: short hash of the split's scene names, from `gcbench.runs.schema.split_hash`.
         resolution: scored on the sampled ``voxels`` or on the original ``points``.
         inference: ``single-pass``, or ``tta`` (fragments under test-time augmentation).
         ignored: what does not count, e.g. ``("unlabelled",)``.
@@ -81,12 +75,7 @@ class Protocol(_Strict):
         return ", ".join(parts)
 
 
-def split_hash(scene_names: Iterable[str]) -> str:
-    """First 12 hex digits of the SHA-256 of the scene names, sorted, a line each."""
-    return hashlib.sha256("\n".join(sorted(scene_names)).encode()).hexdigest()[:12]
-
-
-class Provenance(_Strict):
+class Provenance(Strict):
     """Where a number comes from.
 
     Attributes:
@@ -119,14 +108,14 @@ class Provenance(_Strict):
     ended: datetime
 
 
-class ClassScore(_Strict):
+class ClassScore(Strict):
     """IoU and accuracy of one class."""
 
     iou: Number
     acc: Number
 
 
-class SceneCounts(_Strict):
+class SceneCounts(Strict):
     """Integer counts of one scene, one entry per class."""
 
     intersection: list[Count]
@@ -134,7 +123,7 @@ class SceneCounts(_Strict):
     target: list[Count]
 
 
-class Result(_Strict):
+class Result(Strict):
     """One cell of a table for one seed, or one fold of it.
 
     Attributes:
@@ -155,16 +144,16 @@ class Result(_Strict):
     fold: str | None = None
     seed: int
     metrics: dict[str, Number]
-    fold_mean: dict[str, Number] = {}
+    fold_mean: dict[str, Number] = Field(default={})
     classes: dict[str, ClassScore]
-    groups: dict[str, Number] = {}
+    groups: dict[str, Number] = Field(default={})
     scenes: dict[str, SceneCounts]
     protocol: Protocol
     provenance: Provenance
-    notes: list[str] = []
+    notes: list[str] = Field(default=[])
 
 
-class CurvePoint(_Strict):
+class CurvePoint(Strict):
     """Rendering quality at one step, dB; NaN where it was not measured."""
 
     step: Count
@@ -172,7 +161,7 @@ class CurvePoint(_Strict):
     psnr_heldout: Number = math.nan
 
 
-class PretrainResult(_Strict):
+class PretrainResult(Strict):
     """What a pre-training run reports.
 
     Attributes:
@@ -197,9 +186,9 @@ class PretrainResult(_Strict):
     seconds_per_step: Number
     peak_memory_mb: Number
     provenance: Provenance
-    notes: list[str] = []
+    notes: list[str] = Field(default=[])
     seconds_per_scene: Number = math.nan
-    warnings: dict[str, Count] = {}
+    warnings: dict[str, Count] = Field(default={})
     teacher: dict[str, Any] | None = None
     processes: int = 1
 

@@ -18,6 +18,8 @@ import numpy as np
 from gcbench.scoring.instance_overlaps import BoolArray, SceneOverlaps
 from gcbench.structures import Float64Array, Int64Array
 
+_DRAWS_AT_ONCE = 8  # of a bootstrap, so that what they need stays in the cache
+
 
 @dataclass(frozen=True)
 class Outcomes:
@@ -102,46 +104,74 @@ def collect_outcomes(
     )
 
 
-def average_precision(outcomes: Outcomes, scene_counts: Int64Array | None = None) -> Float64Array:
+def average_precision(outcomes: Outcomes) -> Float64Array:
     """Areas under the curves: one point per unique score and (1, 0), no envelope.
-
-    Args:
-        outcomes: of S scenes.
-        scene_counts: [S] how often each scene counts, for resampling; once if None. Where it is given, the areas are
-            summed in another order, so that the last bits may differ.
 
     Returns:
         [T, C]; NaN for a class without a counted ground truth.
     """
-    weight = np.ones(len(outcomes.scene)) if scene_counts is None else scene_counts[outcomes.scene]
-    hits = np.append(0.0, np.cumsum(weight * outcomes.hit))
-    seen = np.append(0.0, np.cumsum(weight))
-    per_scene = outcomes.targets if scene_counts is None else outcomes.targets * scene_counts[:, None]
-    targets = np.repeat(per_scene.sum(axis=0), outcomes.thresholds)
-
+    hits = np.append(0, np.cumsum(outcomes.hit))
+    targets = np.repeat(outcomes.targets.sum(axis=0), outcomes.thresholds)
     rows = len(targets)
     row = np.repeat(np.arange(rows), np.diff(outcomes.row_points))
     end = outcomes.row_outcomes[row + 1]
     tp = hits[end] - hits[outcomes.points]
-    predicted = seen[end] - seen[outcomes.points]
     # Every row ends with the point (precision 1, recall 0).
     precision, recall = np.ones(len(row) + rows), np.zeros(len(row) + rows)
     place = np.arange(len(row)) + row
-    precision[place] = np.divide(tp, predicted, out=np.ones(len(row)), where=predicted > 0)
+    precision[place] = tp / (end - outcomes.points)
     recall[place] = tp / np.maximum(targets[row], 1)
 
     first, last = outcomes.row_points[:-1] + np.arange(rows), outcomes.row_points[1:] + np.arange(rows)
     before, after = np.roll(recall, 1), np.roll(recall, -1)
     before[first], after[last] = recall[first], 0.0
     width = 0.5 * (before - after)
-    if scene_counts is None:
-        area = np.zeros(rows)
-        for r in np.flatnonzero(recall[first] > 0):
-            area[r] = np.dot(precision[first[r] : last[r] + 1], width[first[r] : last[r] + 1])
-    else:
-        area = np.add.reduceat(precision * width, first)
+    area = np.zeros(rows)
+    for r in np.flatnonzero(recall[first] > 0):
+        area[r] = np.dot(precision[first[r] : last[r] + 1], width[first[r] : last[r] + 1])
     area[targets == 0] = np.nan
     return np.ascontiguousarray(area.reshape(-1, outcomes.thresholds).T)
+
+
+def resampled_precision(outcomes: Outcomes, scene_counts: Int64Array) -> Float64Array:
+    """The areas of R splits in which every scene stands so many times; equal to `average_precision` but for rounding.
+
+    With H true positives at a point, the trapezoid rule is (sum of precision * (H of the point before + H) + H of the
+    last point) / (2 * ground truths).
+
+    Args:
+        outcomes: of S scenes.
+        scene_counts: [R, S].
+
+    Returns:
+        [R, T, C]; NaN for a class without a counted ground truth in the split.
+    """
+    lengths = np.diff(outcomes.row_points)
+    filled = np.flatnonzero(lengths)
+    first, last = outcomes.row_points[:-1][filled], outcomes.row_points[1:][filled] - 1
+    targets = np.repeat(outcomes.targets.T @ scene_counts.T, outcomes.thresholds, axis=0)
+    area = np.zeros(targets.shape)  # [C * T, R]; draws stand side by side in memory, so that sums go over all at once
+    for start in range(0, len(scene_counts) if len(filled) else 0, _DRAWS_AT_ONCE):
+        block = slice(start, start + _DRAWS_AT_ONCE)
+        weight = scene_counts[block].T.astype(np.float64, order="C").take(outcomes.scene, axis=0)
+        hits, seen = weight * outcomes.hit[:, None], weight
+        if len(outcomes.points) < len(outcomes.hit):
+            hits, seen = (np.add.reduceat(values, outcomes.points, axis=0) for values in (hits, seen))
+        tp, predicted = (_from_the_end(values, last, lengths[filled]) for values in (hits, seen))
+        precision = np.divide(tp, predicted, out=np.ones(tp.shape), where=predicted > 0)
+        width = hits.copy()
+        width[1:] += hits[:-1]
+        width[first] = hits[first]
+        area[filled, block] = np.add.reduceat(precision * width, first, axis=0) + hits[last]
+    with np.errstate(invalid="ignore"):
+        area /= 2 * targets  # 0 / 0 is NaN
+    return area.reshape(-1, outcomes.thresholds, len(scene_counts)).T
+
+
+def _from_the_end(values: Float64Array, last: Int64Array, lengths: Int64Array) -> Float64Array:
+    """Sums [points, R] from each point to the last of its row."""
+    total = np.cumsum(values, axis=0)
+    return np.repeat(total[last], lengths, axis=0) - total + values
 
 
 def _claims(prediction: Int64Array, target: Int64Array, over: BoolArray) -> BoolArray:

@@ -16,7 +16,12 @@ from typing import Any
 import numpy as np
 
 from gcbench.errors import InputError
-from gcbench.scoring.average_precision import Outcomes, average_precision, collect_outcomes
+from gcbench.scoring.average_precision import (
+    Outcomes,
+    average_precision,
+    collect_outcomes,
+    resampled_precision,
+)
 from gcbench.scoring.instance_overlaps import (
     InstancePredictions,
     InstanceTarget,
@@ -25,11 +30,11 @@ from gcbench.scoring.instance_overlaps import (
     class_indices,
     overlaps_from_record,
 )
+from gcbench.scoring.means import mean_of_defined, means_of_defined
 from gcbench.scoring.protocols import Protocol
 from gcbench.structures import Float64Array, Int64Array, LabelSet
 
 __all__ = [
-    "AveragePrecisions",
     "InstanceMetrics",
     "InstancePredictions",
     "InstanceScorer",
@@ -37,20 +42,28 @@ __all__ = [
     "class_indices",
 ]
 
-_METRICS = ("ap", "ap50", "ap25")
-
 
 @dataclass(frozen=True)
-class AveragePrecisions:
-    """AP as fractions in [0, 1], float64. NaN is "no ground truth of it", or "not evaluated".
+class InstanceMetrics:
+    """Metrics of a split, as fractions in [0, 1], float64. NaN is "no ground truth of it", or "not evaluated".
 
     Attributes:
+        label_set: the classes.
+        protocol: the policy.
+        evaluated: indices of the classes that have an AP under the protocol.
+        scenes: sizes and intersections per scene, in the order they were added.
         ap: [K], mean over the thresholds from 0.5 up.
         ap50, ap25: [K], at IoU 0.5 and 0.25.
         map, map50, map25: means over the classes that have a value.
         groups: ``ap``, ``ap50`` and ``ap25`` per group of the label set (head, common, tail), likewise.
+        undefined: names of the evaluated classes without a counted ground truth; left out of the means.
+        outcomes: true and false positives, what `resampled_means` starts from.
     """
 
+    label_set: LabelSet
+    protocol: Protocol
+    evaluated: Int64Array
+    scenes: Mapping[str, SceneOverlaps]
     ap: Float64Array
     ap50: Float64Array
     ap25: Float64Array
@@ -58,46 +71,34 @@ class AveragePrecisions:
     map50: float
     map25: float
     groups: Mapping[str, Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class InstanceMetrics(AveragePrecisions):
-    """Metrics of a split.
-
-    Attributes:
-        label_set: the classes.
-        protocol: the policy.
-        evaluated: indices of the classes that have an AP under the protocol.
-        scenes: sizes and intersections per scene, in the order they were added.
-        undefined: names of the evaluated classes without a counted ground truth; left out of the means.
-        outcomes: true and false positives, what `resampled` starts from.
-    """
-
-    label_set: LabelSet
-    protocol: Protocol
-    evaluated: Int64Array
-    scenes: Mapping[str, SceneOverlaps]
     undefined: tuple[str, ...]
     outcomes: Outcomes
 
-    def resampled(self, scene_counts: Sequence[int] | Int64Array) -> AveragePrecisions:
-        """The metrics of a split in which every scene stands so many times; equal but for rounding.
+    def means(self) -> dict[str, float]:
+        """The three means by name."""
+        return {"mAP": self.map, "mAP50": self.map50, "mAP25": self.map25}
+
+    def resampled_means(self, scene_counts: Int64Array) -> dict[str, Float64Array]:
+        """The three means of R splits in which every scene stands so many times, [R] each; equal but for rounding.
 
         Args:
-            scene_counts: one integer >= 0 per scene, in the order of `scenes`.
+            scene_counts: [R, S] integers >= 0, in the order of `scenes`.
 
         Raises:
             InputError: another number of counts than scenes, or a negative one.
         """
-        counts = np.asarray(scene_counts, np.int64)
-        if counts.shape != (len(self.scenes),) or (counts < 0).any():
+        if scene_counts.ndim != 2 or scene_counts.shape[1] != len(self.scenes) or (scene_counts < 0).any():
             raise InputError(f"There must be one count >= 0 for each of the {len(self.scenes)} scenes.")
-        return _averages(self.label_set, self.protocol, self.evaluated, average_precision(self.outcomes, counts))
+        tables = resampled_precision(self.outcomes, scene_counts)
+        return {
+            f"m{metric.upper()}": means_of_defined(tables[:, rows].reshape(len(tables), -1))
+            for metric, rows in self.protocol.instance.thresholds_of().items()
+        }
 
     def as_record(self) -> dict[str, Any]:
         """`metrics`, `classes` (the evaluated ones), `groups` and `scenes` as plain values, NaN where undefined."""
         return {
-            "metrics": {"mAP": self.map, "mAP50": self.map50, "mAP25": self.map25},
+            "metrics": self.means(),
             "classes": {
                 self.label_set.classes[k]: {
                     "ap": float(self.ap[k]),
@@ -199,40 +200,28 @@ class InstanceScorer:
         outcomes = collect_outcomes(
             list(scenes.values()), self._evaluated, policy.thresholds(), policy.minimum_vertices
         )
-        averages = _averages(self.label_set, self.protocol, self._evaluated, average_precision(outcomes))
-        counted = outcomes.targets.sum(axis=0)
+        table = average_precision(outcomes)
+        rows = policy.thresholds_of()
+        per_class = {metric: np.full(len(self.label_set), np.nan) for metric in rows}
+        for metric, chosen in rows.items():
+            per_class[metric][self._evaluated] = np.ascontiguousarray(table[chosen].T).mean(axis=1)
         return InstanceMetrics(
-            **vars(averages),
             label_set=self.label_set,
             protocol=self.protocol,
             evaluated=self._evaluated,
             scenes=scenes,
-            undefined=tuple(self.label_set.classes[k] for k in self._evaluated[counted == 0].tolist()),
+            ap=per_class["ap"],
+            ap50=per_class["ap50"],
+            ap25=per_class["ap25"],
+            map=mean_of_defined(table[rows["ap"]]),  # sums in the order of the table's memory, as the script's
+            map50=mean_of_defined(table[rows["ap50"]]),
+            map25=mean_of_defined(table[rows["ap25"]]),
+            groups={
+                name: {metric: mean_of_defined(values[list(members)]) for metric, values in per_class.items()}
+                for name, members in self.label_set.groups.items()
+            },
+            undefined=tuple(
+                self.label_set.classes[k] for k in self._evaluated[outcomes.targets.sum(axis=0) == 0].tolist()
+            ),
             outcomes=outcomes,
         )
-
-
-def _averages(label_set: LabelSet, protocol: Protocol, evaluated: Int64Array, table: Float64Array) -> AveragePrecisions:
-    """Means of a table [T, C]; over all classes they are sums in the order of its memory, as the script's."""
-    policy = protocol.instance
-    thresholds = policy.thresholds()
-    coarse = np.isclose(thresholds, policy.coarse_threshold)
-    chosen = {"ap": ~coarse, "ap50": np.isclose(thresholds, policy.half_threshold), "ap25": coarse}
-    per_class: dict[str, Float64Array] = {}
-    for metric, rows in chosen.items():
-        per_class[metric] = np.full(len(label_set), np.nan)
-        per_class[metric][evaluated] = np.ascontiguousarray(table[rows].T).mean(axis=1)
-    return AveragePrecisions(
-        **per_class,
-        map=_mean_of_defined(table[chosen["ap"]]),
-        map50=_mean_of_defined(table[chosen["ap50"]]),
-        map25=_mean_of_defined(table[chosen["ap25"]]),
-        groups={
-            name: {metric: _mean_of_defined(per_class[metric][list(members)]) for metric in _METRICS}
-            for name, members in label_set.groups.items()
-        },
-    )
-
-
-def _mean_of_defined(values: Float64Array) -> float:
-    return float("nan") if np.isnan(values).all() else float(np.nanmean(values))

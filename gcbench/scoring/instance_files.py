@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,11 +107,11 @@ def read_instances(path: Path, root: Path, vertices: int | None = None) -> Insta
     """
     if path.suffix != TEXT_SUFFIX:
         return _read_instance_arrays(path, vertices)
-    root = root.resolve()
-    listed: dict[Path, ListedInstance] = {}
+    listed: dict[str, ListedInstance] = {}
+    is_inside = _inside(root)
     for item in parse_instance_list(read_bytes(path), path):
-        mask = Path(os.path.normpath(path.parent / item.mask))
-        if not mask.resolve().is_relative_to(root):
+        mask = os.path.normpath(os.path.join(path.parent, item.mask))  # noqa: PTH118 - a Path would cost as much as the mask
+        if not is_inside(mask):
             raise InputError(
                 f"{path}, line {item.line}: the mask {shown(os.fsencode(item.mask))} lies outside of {root}.",
                 "Put the masks into the folder of the predictions.",
@@ -120,8 +120,24 @@ def read_instances(path: Path, root: Path, vertices: int | None = None) -> Insta
     return InstanceFile(
         label_ids=np.array([item.label_id for item in listed.values()], np.int64),
         scores=np.array([item.score for item in listed.values()], np.float64),
-        masks=MaskFiles(list(listed), vertices),
+        masks=MaskFiles([Path(mask) for mask in listed], vertices),
     )
+
+
+def _inside(root: Path) -> Callable[[str], bool]:
+    """Whether a file lies in a folder, links followed; the folders that were seen are remembered."""
+    resolved = root.resolve()
+    folders: dict[str, bool] = {}
+
+    def is_inside(file: str) -> bool:
+        folder = os.path.dirname(file)  # noqa: PTH120
+        if folder not in folders:
+            folders[folder] = Path(folder).resolve().is_relative_to(resolved)
+        if os.path.islink(file):  # noqa: PTH114
+            return Path(file).resolve().is_relative_to(resolved)
+        return folders[folder]
+
+    return is_inside
 
 
 def parse_instance_list(content: bytes, source: Path | str) -> Iterator[ListedInstance]:

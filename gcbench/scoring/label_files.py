@@ -26,6 +26,7 @@ TEXT_SUFFIX = ".txt"
 SUFFIXES = (TEXT_SUFFIX, *ARRAY_SUFFIXES)
 
 _LINE_FEED = ord("\n")
+_ZERO, _ONE = (int.from_bytes(line, "little") for line in (b"0\n", b"1\n"))
 _MOST_DIGITS = 18  # more may not fit 64 bits
 _INTEGER = re.compile(rb"[ \t]*[+-]?[0-9]{1,%d}[ \t]*" % _MOST_DIGITS)
 _SHOWN = 40
@@ -100,10 +101,12 @@ def parse_integers(content: bytes, source: Path | str) -> Int64Array:
 
 def parse_mask(content: bytes, source: Path | str) -> NDArray[np.bool_]:
     """A mask [N] of a text with an integer on each line; any that is not zero is in. Raises as `parse_integers`."""
-    text = np.frombuffer(content, np.uint8)
-    digits, ends = text[::2] - np.uint8(ord("0")), text[1::2]
-    one_digit_a_line = bool((ends == _LINE_FEED).all() and (digits <= 9).all())
-    return np.not_equal(digits if one_digit_a_line else parse_integers(content, source), 0)
+    if len(content) % 2 == 0:
+        lines = np.frombuffer(content, "<u2")  # a digit and a line feed each, if this is a plain mask
+        mask: NDArray[np.bool_] = lines == _ONE
+        if np.count_nonzero(mask) + np.count_nonzero(lines == _ZERO) == len(lines):
+            return mask
+    return np.not_equal(parse_integers(content, source), 0)
 
 
 def count_lines(content: bytes) -> int:
@@ -133,7 +136,8 @@ def _parse_digits(text: bytes) -> Int64Array | None:
     characters = np.frombuffer(text, np.uint8)
     is_end = characters == _LINE_FEED
     ends = np.flatnonzero(is_end)
-    width = np.diff(ends, prepend=-1) - 1
+    width = ends.copy()
+    width[1:] -= ends[:-1] + 1
     widest = int(width.max())
     if width.min() == 0 or widest > _MOST_DIGITS:
         return None

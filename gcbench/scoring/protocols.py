@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gcbench.errors import InputError
-from gcbench.recipe.loader import read_yaml
+from gcbench.recipe.yaml_files import read_yaml
 from gcbench.resources import resource_path
 from gcbench.structures import Float64Array, Int64Array, LabelSet
 
@@ -36,6 +37,11 @@ class SemanticPolicy(_Strict):
     epsilon: Annotated[float, Field(ge=0.0)]
     absent_class: Literal["zero", "undefined"]
     unlisted_prediction: Literal["reject", "miss"]
+
+    @property
+    def absent_value(self) -> float:
+        """IoU and accuracy of an absent class."""
+        return 0.0 if self.absent_class == "zero" else float("nan")
 
 
 class InstancePolicy(_Strict):
@@ -67,6 +73,12 @@ class InstancePolicy(_Strict):
         return np.append(
             np.arange(self.first_threshold, self.stop_threshold, self.threshold_step), self.coarse_threshold
         )
+
+    def thresholds_of(self) -> dict[str, NDArray[np.bool_]]:
+        """Which of `thresholds` each metric is the mean over: ``ap``, ``ap50``, ``ap25``, [T] each."""
+        thresholds = self.thresholds()
+        coarse = np.isclose(thresholds, self.coarse_threshold)
+        return {"ap": ~coarse, "ap50": np.isclose(thresholds, self.half_threshold), "ap25": coarse}
 
     def evaluated_classes(self, label_set: LabelSet) -> Int64Array:
         """Indices of the classes that have an AP, ascending.

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcbench.errors import InputError
-from gcbench.scoring.protocols import Protocol, SemanticPolicy
+from gcbench.scoring.means import mean_of_defined, means_of_defined
+from gcbench.scoring.protocols import Protocol
 from gcbench.structures import IGNORE_INDEX, Float64Array, Int64Array, LabelSet
 
 
@@ -73,10 +74,33 @@ class SemanticMetrics:
     groups: Mapping[str, float]
     undefined: tuple[str, ...]
 
+    def means(self) -> dict[str, float]:
+        """The three means by name."""
+        return {"mIoU": self.miou, "mAcc": self.macc, "allAcc": self.allacc}
+
+    def resampled_means(self, scene_counts: Int64Array) -> dict[str, Float64Array]:
+        """The three means of R splits in which every scene stands so many times, [R] each; equal but for rounding.
+
+        A class that a split lost is left out of its means under every protocol; one that no scene has stays what it is.
+
+        Args:
+            scene_counts: [R, S], in the order of `scenes`.
+        """
+        I, U, T = (  # noqa: E741 - the names of the metric's definition
+            scene_counts @ np.stack([getattr(counts, part) for counts in self.scenes.values()])
+            for part in ("intersection", "union", "target")
+        )
+        epsilon = self.protocol.semantic.epsilon
+        iou, acc = _ratio(I, U, epsilon, np.nan), _ratio(I, T, epsilon, np.nan)
+        iou[:, self.counts.union == 0] = self.protocol.semantic.absent_value
+        acc[:, self.counts.target == 0] = self.protocol.semantic.absent_value
+        allacc = _ratio(I.sum(axis=1), T.sum(axis=1), epsilon, np.nan)
+        return {"mIoU": means_of_defined(iou), "mAcc": means_of_defined(acc), "allAcc": allacc}
+
     def as_record(self) -> dict[str, Any]:
         """`metrics`, `classes`, `groups` and `scenes` as plain values, named as in the result schema."""
         return {
-            "metrics": {"mIoU": self.miou, "mAcc": self.macc, "allAcc": self.allacc},
+            "metrics": self.means(),
             "classes": {
                 name: {"iou": float(iou), "acc": float(acc)}
                 for name, iou, acc in zip(self.label_set.classes, self.iou, self.acc, strict=True)
@@ -220,20 +244,16 @@ def sixfold(folds: Sequence[SemanticMetrics]) -> FoldMetrics:
         _same_measure((folds[0].label_set, folds[0].protocol), (fold.label_set, fold.protocol))
         _no_common_scene(scenes, fold.scenes)
         scenes.update(fold.scenes)
-    mean = {
-        "mIoU": float(np.mean([fold.miou for fold in folds])),
-        "mAcc": float(np.mean([fold.macc for fold in folds])),
-        "allAcc": float(np.mean([fold.allacc for fold in folds])),
-    }
+    mean = {name: float(np.mean([fold.means()[name] for fold in folds])) for name in folds[0].means()}
     return FoldMetrics(_metrics(folds[0].label_set, folds[0].protocol, scenes), mean)
 
 
 def _metrics(label_set: LabelSet, protocol: Protocol, scenes: dict[str, ClassCounts]) -> SemanticMetrics:
     counts = sum(scenes.values(), start=_no_counts(len(label_set)))
-    policy = protocol.semantic
-    iou = _ratio(counts.intersection, counts.union, policy)
-    acc = _ratio(counts.intersection, counts.target, policy)
-    allacc = _ratio(counts.intersection.sum(keepdims=True), counts.target.sum(keepdims=True), policy)
+    epsilon, absent = protocol.semantic.epsilon, protocol.semantic.absent_value
+    iou = _ratio(counts.intersection, counts.union, epsilon, absent)
+    acc = _ratio(counts.intersection, counts.target, epsilon, absent)
+    allacc = _ratio(counts.intersection.sum(keepdims=True), counts.target.sum(keepdims=True), epsilon, absent)
     return SemanticMetrics(
         label_set=label_set,
         protocol=protocol,
@@ -241,24 +261,18 @@ def _metrics(label_set: LabelSet, protocol: Protocol, scenes: dict[str, ClassCou
         scenes=scenes,
         iou=iou,
         acc=acc,
-        miou=_mean_of_defined(iou),
-        macc=_mean_of_defined(acc),
+        miou=mean_of_defined(iou),
+        macc=mean_of_defined(acc),
         allacc=float(allacc[0]),
-        groups={name: _mean_of_defined(iou[list(members)]) for name, members in label_set.groups.items()},
+        groups={name: mean_of_defined(iou[list(members)]) for name, members in label_set.groups.items()},
         undefined=tuple(name for name, value in zip(label_set.classes, iou, strict=True) if np.isnan(value)),
     )
 
 
-def _ratio(numerator: Int64Array, denominator: Int64Array, policy: SemanticPolicy) -> Float64Array:
-    present = denominator > 0
-    ratio = np.full(len(numerator), np.nan if policy.absent_class == "undefined" else 0.0)
-    ratio[present] = numerator[present] / (denominator[present] + policy.epsilon)
+def _ratio(numerator: Int64Array, denominator: Int64Array, epsilon: float, absent: float) -> Float64Array:
+    ratio = np.full(numerator.shape, absent)
+    np.divide(numerator, denominator + epsilon, out=ratio, where=denominator > 0)
     return ratio
-
-
-def _mean_of_defined(values: Float64Array) -> float:
-    defined = values[~np.isnan(values)]
-    return float(np.mean(defined)) if len(defined) else float("nan")
 
 
 def _no_counts(classes: int) -> ClassCounts:

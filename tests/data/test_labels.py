@@ -65,7 +65,7 @@ def test_a_label_set_without_colors_says_so(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("name: [", "not YAML"),
+        ("name: [", "as YAML"),
         ("name: x\ndataset: d\nsource: s\nclasses: []\n", "no class"),
         ("name: x\ndataset: d\nsource: s\nclasses: [{id: 1, name: a}, {id: 1, name: b}]\n", "id '1' stands twice"),
         ("name: x\ndataset: d\nsource: s\nclasses: [{id: 1, name: a}, {id: 2, name: a}]\n", "name 'a' stands twice"),
