@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _SHORT_LIST = 40  # more classes are printed only if asked for
+_NAMED = 8  # so many classes are named in a note
 _COLUMNS = {"iou": "IoU", "acc": "Acc", "ap": "AP", "ap50": "AP50", "ap25": "AP25"}
 
 
@@ -89,7 +90,9 @@ def _warnings(record: EvaluationRecord) -> list[str]:
 def _notes(record: EvaluationRecord) -> list[str]:
     found = []
     if record.undefined:
-        found.append(f"Without a value, and not in the means: {', '.join(record.undefined)}.")
+        short = len(record.undefined) <= _NAMED
+        which = ", ".join(record.undefined) if short else f"{len(record.undefined)} classes, listed by --json"
+        found.append(f"Without a value, and not in the means: {which}.")
     if record.intervals is not None:
         found.append(
             f"[low, high]: {record.intervals.level:.0%} interval over scenes, {record.intervals.draws} draws, "

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gcbench.scoring.instance_overlaps import BoolArray, SceneOverlaps
-from gcbench.structures import Float64Array, Int64Array
+from gcbench.structures import Float64Array, Int32Array, Int64Array
 
-_DRAWS_AT_ONCE = 8  # of a bootstrap, so that what they need stays in the cache
+_DRAWS_AT_ONCE = 4  # of a bootstrap, so that what they need stays in the cache
 
 
 @dataclass(frozen=True)
@@ -148,30 +148,35 @@ def resampled_precision(outcomes: Outcomes, scene_counts: Int64Array) -> Float64
     """
     lengths = np.diff(outcomes.row_points)
     filled = np.flatnonzero(lengths)
+    lengths, ends = lengths[filled], outcomes.row_outcomes[1:][filled] - 1
     first, last = outcomes.row_points[:-1][filled], outcomes.row_points[1:][filled] - 1
-    targets = np.repeat(outcomes.targets.T @ scene_counts.T, outcomes.thresholds, axis=0)
-    area = np.zeros(targets.shape)  # [C * T, R]; draws stand side by side in memory, so that sums go over all at once
+    targets = np.repeat(scene_counts @ outcomes.targets, outcomes.thresholds, axis=1)
+    area = np.zeros(targets.shape)
+
+    is_point = slice(None) if len(outcomes.points) == len(outcomes.hit) else outcomes.points
+    hit = outcomes.hit.astype(np.int32)
+
+    def from_the_end(values: Int32Array) -> Float64Array:
+        """Sums [R, points] from each point to the last of its row. Of integers, which numpy sums ten times as fast."""
+        total = np.cumsum(values, axis=1, dtype=np.int32)
+        of_row, before = np.repeat(total[:, ends], lengths, axis=1), (total - values)[:, is_point]
+        return (of_row - before).astype(np.float64)
+
     for start in range(0, len(scene_counts) if len(filled) else 0, _DRAWS_AT_ONCE):
         block = slice(start, start + _DRAWS_AT_ONCE)
-        weight = scene_counts[block].T.astype(np.float64, order="C").take(outcomes.scene, axis=0)
-        hits, seen = weight * outcomes.hit[:, None], weight
-        if len(outcomes.points) < len(outcomes.hit):
-            hits, seen = (np.add.reduceat(values, outcomes.points, axis=0) for values in (hits, seen))
-        tp, predicted = (_from_the_end(values, last, lengths[filled]) for values in (hits, seen))
+        weight = scene_counts[block].astype(np.int32).take(outcomes.scene, axis=1)
+        tp, predicted = from_the_end(weight * hit), from_the_end(weight)
         precision = np.divide(tp, predicted, out=np.ones(tp.shape), where=predicted > 0)
+        hits = tp.copy()
+        hits[:, :-1] -= tp[:, 1:]
+        hits[:, last] = tp[:, last]
         width = hits.copy()
-        width[1:] += hits[:-1]
-        width[first] = hits[first]
-        area[filled, block] = np.add.reduceat(precision * width, first, axis=0) + hits[last]
+        width[:, 1:] += hits[:, :-1]
+        width[:, first] = hits[:, first]
+        area[block, filled] = np.add.reduceat(precision * width, first, axis=1) + hits[:, last]
     with np.errstate(invalid="ignore"):
         area /= 2 * targets  # 0 / 0 is NaN
-    return area.reshape(-1, outcomes.thresholds, len(scene_counts)).T
-
-
-def _from_the_end(values: Float64Array, last: Int64Array, lengths: Int64Array) -> Float64Array:
-    """Sums [points, R] from each point to the last of its row."""
-    total = np.cumsum(values, axis=0)
-    return np.repeat(total[last], lengths, axis=0) - total + values
+    return area.reshape(len(scene_counts), -1, outcomes.thresholds).swapaxes(1, 2)
 
 
 def _claims(prediction: Int64Array, target: Int64Array, over: BoolArray) -> BoolArray:
