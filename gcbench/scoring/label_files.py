@@ -10,6 +10,7 @@ Shape legend
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,11 @@ def read_bytes(path: Path) -> bytes:
     """Content of a file.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or is no regular file; reading a pipe could wait for ever.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{path} is no regular file.")
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,12 @@ def test_two_arrays_are_not_one(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", one=np.zeros(3, np.int64), two=np.zeros(3, np.int64))
     with pytest.raises(InputError, match=r"2 arrays \(one, two\)"):
         read_labels(tmp_path / "a.npz")
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(InputError, match="no regular file"):
+        read_labels(tmp_path / "a.txt")
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.npy", "a.npz", "a.safetensors"])
