@@ -126,18 +126,22 @@ def read_instances(path: Path, root: Path, vertices: int | None = None) -> Insta
 
 def _inside(root: Path) -> Callable[[str], bool]:
     """Whether a file lies in a folder, links followed; the folders that were seen are remembered."""
-    resolved = root.resolve()
+    resolved = _real(os.fspath(root))
     folders: dict[str, bool] = {}
 
     def is_inside(file: str) -> bool:
         folder = os.path.dirname(file)  # noqa: PTH120
         if folder not in folders:
-            folders[folder] = Path(folder).resolve().is_relative_to(resolved)
+            folders[folder] = _real(folder).is_relative_to(resolved)
         if os.path.islink(file):  # noqa: PTH114
-            return Path(file).resolve().is_relative_to(resolved)
+            return _real(file).is_relative_to(resolved)
         return folders[folder]
 
     return is_inside
+
+
+def _real(path: str) -> Path:
+    return Path(os.path.realpath(path))  # unlike Path.resolve, it does not stop at links that lead in a circle
 
 
 def parse_instance_list(content: bytes, source: Path | str) -> Iterator[ListedInstance]:

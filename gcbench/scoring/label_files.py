@@ -126,8 +126,7 @@ def bad_lines(content: bytes) -> Iterator[tuple[int, str]]:
 
 def shown(text: bytes) -> str:
     """Text of a file for a message: its beginning, quoted, with what a terminal could stumble over escaped."""
-    cut = text[:_SHOWN].decode("ascii", "backslashreplace")
-    return ascii(cut) + ("..." if len(text) > _SHOWN else "")
+    return repr(text[:_SHOWN])[1:] + ("..." if len(text) > _SHOWN else "")
 
 
 def _parse_digits(text: bytes) -> Int64Array | None:

@@ -406,3 +406,66 @@ def test_nothing_heavy_is_imported(written: Path) -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=written)
     assert (answer.returncode, answer.stderr) == (0, "")
+
+
+def mutate(root: Path, draw: np.random.Generator) -> str:
+    """Break one file of a folder in one of many ways; what was done."""
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    path = files[draw.integers(len(files))]
+    content = bytearray(path.read_bytes())
+    at = int(draw.integers(max(len(content), 1)))
+    odd = [
+        b"\0",
+        b"\xff",
+        b"\n",
+        b" ",
+        b"-1\n",
+        b"nan",
+        b"1e3\n",
+        b"../../x ",
+        b"9" * 30,
+        "٣".encode(),
+        b"\r",
+        b"0x1\n",
+    ]
+    way = int(draw.integers(8))
+    if way == 0:
+        path.write_bytes(content[:at])
+    elif way == 1:
+        path.write_bytes(content[:at] + odd[draw.integers(len(odd))] + content[at:])
+    elif way == 2:
+        path.write_bytes(bytes(draw.integers(0, 256, 50, np.uint8)))
+    elif way == 3:
+        path.unlink()
+        path.mkdir()
+    elif way == 4:
+        path.write_bytes(files[draw.integers(len(files))].read_bytes())
+    elif way == 5:
+        path.unlink()
+        path.symlink_to(files[draw.integers(len(files))] if draw.random() < 0.5 else "/dev/zero")
+    elif way == 6:
+        path.rename(path.with_suffix([".npy", ".npz", ".safetensors", "", ".txt.txt"][draw.integers(5)]))
+    else:
+        content[at : at + 1] = bytes([int(draw.integers(256))])
+        path.write_bytes(content)
+    return f"{path.relative_to(root)}: way {way} at {at}"
+
+
+@pytest.mark.parametrize("kind", ["semantic", "instance"])
+def test_mutated_predictions_are_scored_or_refused(
+    written: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = 0
+    for seed in range(120):
+        pred = tmp_path / str(seed) / kind
+        shutil.copytree(written / kind, pred)
+        did = mutate(pred, np.random.default_rng(seed))
+        out = tmp_path / f"{seed}.json"
+        code = run(kind, pred, written / f"{kind}_gt", "--json", out, "--bootstrap", 0)
+        captured = capsys.readouterr()
+        assert code in (0, 2), (seed, did, captured.err)
+        assert out.exists() == (code == 0)
+        assert (captured.out == "") == (code == 2)
+        assert "Traceback" not in captured.err
+        refused += code == 2
+    assert refused > 60

@@ -93,6 +93,13 @@ def test_no_mask_is_read_from_outside(tmp_path: Path) -> None:
             read_instances(folder / "a.txt", folder)
 
 
+def test_links_in_a_circle_are_an_error_of_reading(tmp_path: Path) -> None:
+    (tmp_path / "m.txt").symlink_to(tmp_path / "m.txt")
+    (tmp_path / "a.txt").write_text("m.txt 3 0.5\n")
+    with pytest.raises(InputError, match="cannot be read: Too many levels"):
+        _ = read_instances(tmp_path / "a.txt", tmp_path).masks[0]
+
+
 def test_masks_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("missing.txt 3 0.5\nshort.txt 3 0.5\nwrong.txt 3 0.5\n")
     (tmp_path / "short.txt").write_text("1\n")

@@ -76,14 +76,14 @@ def test_any_bytes_are_read_as_python_does_or_refused(text: bytes) -> None:
         (b"1\n2.0\n", "f, line 2: '2.0' is no integer."),
         (b"7 7\n", "f, line 1: '7 7' is no integer."),
         (b"1\n" + b"9" * 19, "is no integer"),
-        (b"1\n\x1b[31m\xff\n", r"line 2: '\\x1b[31m\\\\xff' is no integer"),
+        (b"1\n\x1b[31m\xff\n", r"line 2: '\x1b[31m\xff' is no integer"),
         (b"x" * 1000, "'" + "x" * 40 + "'... is no integer."),
     ],
 )
 def test_what_is_no_integer_is_named_with_its_line(text: bytes, said: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_integers(text, "f")
-    assert said.replace(r"\\", "\\") in caught.value.message
+    assert said in caught.value.message
 
 
 def test_every_bad_line_is_listed() -> None:
