@@ -18,6 +18,11 @@ def scene_progress(title: str, total: int | None = None) -> Iterator[Callable[[s
         total: how many scenes there are, where that is known before the first one is done.
     """
     from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _log(title, console.print)
+        return
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -27,10 +32,6 @@ def scene_progress(title: str, total: int | None = None) -> Iterator[Callable[[s
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _log(title, console.print)
-        return
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
