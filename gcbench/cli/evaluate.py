@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
+
+from gcbench.cli.scoring_options import Ids, IdsOption, Kind
 
 if TYPE_CHECKING:
     from gcbench.data.storage import PreparedDataset
@@ -28,20 +29,6 @@ _EPILOG = """Examples:
 
 Text files are as ScanNet's benchmark has them. All formats: docs/evaluation.md.
 """
-
-
-class Kind(str, Enum):
-    """What is scored."""
-
-    semantic = "semantic"
-    instance = "instance"
-
-
-class Ids(str, Enum):
-    """What the labels of array files are."""
-
-    raw = "raw"
-    indices = "indices"
 
 
 @app.command(epilog=_EPILOG)
@@ -69,7 +56,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    ids: Annotated[Ids, typer.Option(help="Labels in array files: raw ids as in text, or class indices.")] = Ids.raw,
+    ids: IdsOption = Ids.raw,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out scenes without a prediction; the result names them.")
     ] = False,

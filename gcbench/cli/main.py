@@ -29,6 +29,7 @@ VERBS = {
     "reproduce": ("Reproduce a table of the paper, or some of its cells.", "gcbench.cli.reproduce"),
     "report": ("Compare results with the paper, cell by cell.", "gcbench.cli.report"),
     "evaluate": ("Score anyone's predictions, equal to the official scripts.", "gcbench.cli.evaluate"),
+    "submission": ("Check and pack submissions to ScanNet's hidden test.", "gcbench.cli.submission"),
     "leaderboard": ("Show methods side by side, one protocol at a time; add results.", "gcbench.cli.leaderboard"),
     "doctor": ("Check the installation by running each engine once.", "gcbench.cli.doctor"),
 }

@@ -100,6 +100,19 @@ def read_scene(folder: Path, categories: Categories | None) -> tuple[Scene, list
     return Scene(name, mesh.coord, mesh.color, normal, segments, instance), notes
 
 
+def vertex_count(root: Path, name: str) -> int:
+    """Vertices of a scene's mesh in raw ScanNet: below `scans_test`, `scans` or `root` itself.
+
+    Raises:
+        DataError: it is in none of them, or is no mesh.
+    """
+    for folder in (root / "scans_test", root / "scans", root):
+        file = folder / name / f"{name}_vh_clean_2.ply"
+        if file.is_file():
+            return len(read_mesh(file).coord)
+    raise DataError(f"{root} has no mesh of scene '{name}'.", f"It should be scans_test/{name}/{name}_vh_clean_2.ply.")
+
+
 def read_mesh(file: Path) -> Mesh:
     """Read a triangle mesh with vertex colours: PLY, binary or ascii.
 

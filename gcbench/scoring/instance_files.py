@@ -10,6 +10,7 @@ Shape legend
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -155,17 +156,16 @@ def parse_instance_list(content: bytes, source: Path | str) -> Iterator[ListedIn
         InputError: with source and line: a line that is not a relative path, a label id and a number, one blank apart.
     """
     for number, line in enumerate(content.splitlines(), start=1):
-        reason = instance_line_problem(line)
-        if reason is not None:
+        listed = parse_instance_line(line, number)
+        if isinstance(listed, str):
             raise InputError(
-                f"{source}, line {number}: {reason}.", "Every line must be: relative/mask.txt label_id confidence."
+                f"{source}, line {number}: {listed}.", "Every line must be: relative/mask.txt label_id confidence."
             )
-        mask, label_id, score = line.split(b" ")
-        yield ListedInstance(os.fsdecode(mask), int(float(label_id)), float(score), number)
+        yield listed
 
 
-def instance_line_problem(line: bytes) -> str | None:
-    """What is wrong with a line of a prediction file, or None."""
+def parse_instance_line(line: bytes, number: int) -> ListedInstance | str:
+    """A line of a prediction file, or what is wrong with it."""
     fields = line.split(b" ")
     if len(fields) != 3:
         return f"{shown(line)} has {len(fields)} fields instead of 3" if line.strip() else "it is empty"
@@ -180,7 +180,9 @@ def instance_line_problem(line: bytes) -> str | None:
         confidence = float(score)
     except ValueError:
         return f"the confidence {shown(score)} is no number"
-    return f"the confidence is {confidence}" if np.isnan(confidence) else None
+    if math.isnan(confidence):
+        return "the confidence is nan"
+    return ListedInstance(os.fsdecode(mask), int(float(label_id)), confidence, number)
 
 
 def write_instances(
@@ -202,15 +204,23 @@ def write_instances(
     Raises:
         DiskFullError: the disk is full.
     """
+    for name, content in instance_texts(scene, label_ids, scores, masks):
+        write_atomic(folder / name, content)
+
+
+def instance_texts(
+    scene: str, label_ids: NDArray[np.integer[Any]], scores: NDArray[np.floating[Any]], masks: Masks
+) -> Iterator[tuple[str, bytes]]:
+    """The files of a scene's predictions by name: a mask each, at last the list. Arguments as of `write_instances`."""
     lines = []
     for number, (label_id, score) in enumerate(zip(label_ids.tolist(), scores.tolist(), strict=True)):
-        name = f"{MASK_FOLDER}/{scene.replace('/', '-')}_{number:03d}.txt"
-        digits = np.full((len(masks[number]), 2), ord("\n"), np.uint8)
-        digits[:, 0] = np.where(masks[number], ord("1"), ord("0"))
-        write_atomic(folder / name, digits.tobytes())
-        up = "../" * scene.count("/")
-        lines.append(f"{up}{name} {label_id} {score!r}\n")
-    write_atomic(folder / f"{scene}{TEXT_SUFFIX}", "".join(lines))
+        mask = masks[number]
+        name = f"{MASK_FOLDER}/{scene.replace('/', '-')}_{number:03d}{TEXT_SUFFIX}"
+        text = np.full((len(mask), 2), ord("\n"), np.uint8)
+        text[:, 0] = np.where(mask, ord("1"), ord("0"))
+        yield name, text.tobytes()
+        lines.append(f"{'../' * scene.count('/')}{name} {label_id} {score!r}\n")
+    yield f"{scene}{TEXT_SUFFIX}", "".join(lines).encode()
 
 
 def read_target(path: Path) -> Int64Array | tuple[Int64Array, Int64Array]:

@@ -81,7 +81,12 @@ def as_labels(array: NDArray[Any], source: Path | str) -> Int64Array:
 
 def write_labels(path: Path, labels: NDArray[np.integer[Any]]) -> None:
     """Write one integer per line, atomically. Raises as `gcbench.files.write_atomic`."""
-    write_atomic(path, "".join(f"{label}\n" for label in labels.tolist()))
+    write_atomic(path, labels_text(labels))
+
+
+def labels_text(labels: NDArray[np.integer[Any]]) -> bytes:
+    """One integer per line."""
+    return "".join(f"{label}\n" for label in labels.tolist()).encode()
 
 
 def parse_integers(content: bytes, source: Path | str) -> Int64Array:
