@@ -188,7 +188,9 @@ def _show(source: Path, rules: SubmissionRules, report: SubmissionReport) -> Non
             if more:
                 table.add_row("", "", "", Text(f"and {more} more; --json lists them", style="dim"))
         if len(by_file) > _FILES_SHOWN:
-            table.add_row(f"and {len(by_file) - _FILES_SHOWN} more files; --json lists them", style="dim")
+            table.add_row(
+                "...", "", "", f"and {len(by_file) - _FILES_SHOWN} more files; --json lists them", style="dim"
+            )
         console.print(table)
     kind = f"{report.kind} submission, {rules.label_set.name}: {report.scenes} of {len(rules.scenes)} scenes"
     counts = f"{report.errors} errors, {report.warnings} warnings"
