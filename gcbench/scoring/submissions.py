@@ -199,7 +199,9 @@ class _Check:
             return
         label_set = self._rules.label_set
         unlisted = np.flatnonzero((class_indices(label_set, labels) < 0) & (labels != _UNLABELLED)).tolist()
-        looks = "; these look like class indices" if len(labels) and labels.max() < len(label_set) else ""
+        looks = (
+            "; these look like class indices, not label ids" if len(labels) and labels.max() < len(label_set) else ""
+        )
         self._list(name, ((row + 1, f"{labels[row]} is no label id of {label_set.name}{looks}") for row in unlisted))
         unlabelled = int(np.count_nonzero(labels == _UNLABELLED))
         if unlabelled:

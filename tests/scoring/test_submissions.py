@@ -162,7 +162,10 @@ def test_class_indices_are_recognised(root: Path) -> None:
     for scene in SCENES:
         write_labels(root / "semantic" / f"{scene}.txt", np.arange(VERTICES) % 20)
     report = check_submission(root / "semantic", RULES)
-    assert f"{FIRST}, line 14: 13 is no label id of scannet20; these look like class indices" in messages(report)
+    assert (
+        f"{FIRST}, line 14: 13 is no label id of scannet20; these look like class indices, not label ids"
+        in messages(report)
+    )
     assert report.errors == 3 * VERTICES // 20 * 5  # 13, 15, 17, 18, 19
 
 
