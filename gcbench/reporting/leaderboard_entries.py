@@ -29,6 +29,7 @@ from gcbench.reporting.leaderboard import (
     load_board,
     read_entries,
 )
+from gcbench.reporting.recomputed import check_metrics
 from gcbench.runs.evaluations import EvaluationRecord, load_evaluation
 from gcbench.runs.results import Result, load_result
 
@@ -119,7 +120,8 @@ def measure(board: Board, column: Column, path: Path, stated: Stated) -> Measure
 
     Raises:
         InputError: it does not fit: another kind, label set, split or number of scenes, an undefined metric, scenes
-            without a prediction, a single fold, or something about its protocol that is not known.
+            without a prediction, a single fold, something about its protocol that is not known, or metrics that its
+            scenes do not give.
         RunError: the file is not a result.
     """
     record = _load(board, path)
@@ -140,7 +142,7 @@ def measure(board: Board, column: Column, path: Path, stated: Stated) -> Measure
         raise InputError(f"{path}: the metric '{absent[0]}' is missing or undefined.", "An entry needs a number.")
     protocol = _with_stated(path, record.protocol, stated)
     try:
-        return Measurement.model_validate(
+        measured = Measurement.model_validate(
             {
                 "values": {metric: record.metrics[metric] for metric in wanted},
                 "intervals": {metric: ends for metric, ends in record.intervals.items() if metric in wanted},
@@ -155,6 +157,9 @@ def measure(board: Board, column: Column, path: Path, stated: Stated) -> Measure
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{path}: '{key}': {first['msg']}.") from error
+    if record.evaluation is not None:
+        check_metrics(path, record.evaluation)
+    return measured
 
 
 def slug(name: str) -> str:
@@ -178,6 +183,7 @@ class _Record:
     protocol: Mapping[str, Any]
     fingerprint: str
     synthetic: bool
+    evaluation: EvaluationRecord | None = None
 
 
 def _load(board: Board, path: Path) -> _Record:
@@ -239,6 +245,7 @@ def _of_evaluation(path: Path, record: EvaluationRecord) -> _Record:
         },
         fingerprint=record.protocol.fingerprint,
         synthetic=record.synthetic,
+        evaluation=record,
     )
 
 

@@ -6,33 +6,29 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import gcbench.reporting.leaderboard
 from gcbench.cli.leaderboard import app
+from gcbench.data.labels import load_label_set
 from gcbench.errors import InputError
-from gcbench.runs.evaluations import EvaluationProtocol, EvaluationRecord
+from gcbench.protocols.evaluate import evaluation_record
+from gcbench.scoring.instance import InstancePredictions, InstanceScorer, InstanceTarget
+from gcbench.scoring.protocols import load_protocol
 
 
 @pytest.fixture
 def result(tmp_path: Path) -> Path:
-    """A file of `gcbench evaluate instance` on synthetic rooms."""
-    record = EvaluationRecord(
-        kind="evaluate-instance",
-        gcbench="0.1.0",
-        label_set="scannet20",
-        split="val",
-        split_hash="0" * 12,
-        protocol=EvaluationProtocol(name="scannet-official", version=1, fingerprint="0" * 12),
-        predictions=["predictions"],
-        metrics={"mAP": 0.4, "mAP50": 0.6, "mAP25": 0.7},
-        classes={},
-        scenes={"room_0": {}},
-        synthetic=True,
-    )
+    """A file of `gcbench evaluate instance` on a synthetic room: of two chairs one is found, and one half."""
+    ids = np.repeat([0, 1, 2], 200)
+    masks = np.array([ids == 0, (ids == 1) & (np.arange(600) < 320)])
+    scorer = InstanceScorer(load_label_set("scannet20"), load_protocol("scannet-official"))
+    predictions = InstancePredictions(np.array([4, 4]), np.array([0.9, 0.8]), masks)
+    scorer.add("room_0", predictions, InstanceTarget(np.repeat([4, 4, 0], 200), ids))
     path = tmp_path / "result.json"
-    path.write_text(record.model_dump_json())
+    path.write_text(evaluation_record({"p": scorer.result()}, split="val", synthetic=True).model_dump_json())
     return path
 
 
@@ -60,10 +56,10 @@ def test_add_then_show_in_every_format(result: Path, tmp_path: Path) -> None:
         assert "My method" in out.read_text()
     content = json.loads((tmp_path / "board.json").read_text())
     (row,) = content["groups"][1]["rows"]
+    metrics = json.loads(result.read_text())["metrics"]
+    assert 0 < metrics["mAP"] < metrics["mAP50"] == 1
     assert {key: score["value"] for key, score in row["scores"].items()} == {
-        "scannet/mAP25": 70.0,
-        "scannet/mAP50": 60.0,
-        "scannet/mAP": 40.0,
+        f"scannet/{metric}": 100 * value for metric, value in metrics.items()
     }
     with pytest.raises(InputError, match="--replace"):
         add(result, "--board", boards)

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from gcbench.data.labels import load_label_set
 from gcbench.errors import DataError, InputError, RunError
 from gcbench.reporting.leaderboard import board_files, load_board, paper_tables, read_entries
 from gcbench.reporting.leaderboard_entries import Stated, add_result, load_leaderboard, slug
@@ -38,6 +39,18 @@ from gcbench.runs.schema import split_hash
 POINTS = Stated("points", "single-pass")
 VAL = [f"scene{number:04d}_00" for number in range(312)]
 Write = Callable[..., Path]
+
+
+def counts(mIoU: float | None, scenes: list[str], label_set: str) -> dict[str, Any]:
+    """Counts that give this mIoU, and accuracies, to the bit: all of it is one class of the first scene."""
+    classes = len(load_label_set(label_set))
+    none = {part: [0] * classes for part in ("intersection", "union", "target")}
+    found = dict.fromkeys(scenes, none)
+    if mIoU is not None:
+        union = 10**16
+        parts = {"intersection": round(mIoU * union), "union": union, "target": union}
+        found[scenes[0]] = {part: [value] + [0] * (classes - 1) for part, value in parts.items()}
+    return found
 
 
 @pytest.fixture
@@ -61,9 +74,9 @@ def write(tmp_path: Path) -> Write:
                 "fingerprint": protocol_fingerprint("semantic", "scannet-official", 1, label_set, digits),
             },
             "predictions": ["predictions"],
-            "metrics": {"mIoU": mIoU, "mAcc": 0.8, "allAcc": 0.9},
+            "metrics": dict.fromkeys(("mIoU", "mAcc", "allAcc"), mIoU),
             "classes": {},
-            "scenes": {scene: {} for scene in scenes},
+            "scenes": counts(mIoU, scenes, label_set),
         }
         if half is not None and mIoU is not None:
             ends = {"mIoU": (mIoU - half, mIoU + half)}
@@ -234,7 +247,8 @@ def test_two_files_of_one_name_are_refused(boards: Path, write: Write) -> None:
 
 
 def test_several_seeds_bring_their_spread(boards: Path, write: Write) -> None:
-    run = {"predictions": "p", "metrics": {"mIoU": 0.7}, "classes": {}, "scenes": {scene: {} for scene in VAL}}
+    run: dict[str, Any] = {"predictions": "p", "metrics": dict.fromkeys(("mIoU", "mAcc", "allAcc"), 0.7), "classes": {}}
+    run["scenes"] = counts(0.7, VAL, "scannet20")
     spread = {"mIoU": {"mean": 0.7, "std": 0.01, "n": 2}}
     put(boards, write(0.7, seeds=spread, runs=[run, run], scenes=VAL))
     board, entries = load_leaderboard("table3", boards)
@@ -282,6 +296,23 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         put(boards, write(**changes), **options)
+    assert not boards.exists()
+
+
+def test_metrics_that_the_scenes_do_not_give_are_refused(boards: Path, write: Write) -> None:
+    better = dict.fromkeys(("mIoU", "mAcc", "allAcc"), 0.7 + 2**-53)
+    with pytest.raises(InputError, match=r"'mIoU' is 0\.7\d+, but its scenes give 0\.7"):
+        put(boards, write(0.7, metrics=better))
+    spoilt = write(0.7)
+    content = json.loads(spoilt.read_text())
+    content["scenes"][VAL[0]]["intersection"][0] *= 2
+    spoilt.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="break 0 <= intersection <= target <= union"):
+        put(boards, spoilt)
+    content["scenes"][VAL[0]] = []
+    spoilt.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="its scenes are no counts"):
+        put(boards, spoilt)
     assert not boards.exists()
 
 
