@@ -91,6 +91,7 @@ def evaluate(
         missing=missing,
         draws=bootstrap,
         seed=seed,
+        workers=workers,
         synthetic=dataset is not None and dataset.synthetic,
         data_fingerprint=None if dataset is None else dataset.fingerprint,
     )

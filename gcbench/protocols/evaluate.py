@@ -29,6 +29,7 @@ def evaluation_record(
     missing: Sequence[str] = (),
     draws: int = 0,
     seed: int = 0,
+    workers: int = 1,
     synthetic: bool = False,
     data_fingerprint: str | None = None,
 ) -> EvaluationRecord:
@@ -40,6 +41,7 @@ def evaluation_record(
         missing: scenes that were left out.
         draws: of the bootstrap over scenes; 0 for none.
         seed: of the draws.
+        workers: processes for them.
         synthetic: the ground truth are synthetic rooms.
         data_fingerprint: of the dataset that the ground truth is from.
 
@@ -76,7 +78,7 @@ def evaluation_record(
         missing=list(missing),
         folds=folds,
         fold_mean=fold_mean,
-        intervals=_intervals(metrics, draws, seed),
+        intervals=_intervals(metrics, draws, seed, workers),
         seeds=_spread(metrics) if several else None,
         runs=[
             ScoredRun(
@@ -99,10 +101,10 @@ def _mean(values: Sequence[Any]) -> Any:
     return values[0] if len(values) == 1 else float(np.mean(values))
 
 
-def _intervals(runs: Sequence[Metrics], draws: int, seed: int) -> SceneIntervals | None:
+def _intervals(runs: Sequence[Metrics], draws: int, seed: int, workers: int) -> SceneIntervals | None:
     if not draws or len(runs[0].scenes) < 2:
         return None
-    intervals = scene_intervals(runs, draws, seed)
+    intervals = scene_intervals(runs, draws, seed, workers)
     return SceneIntervals(
         level=LEVEL,
         draws=draws,

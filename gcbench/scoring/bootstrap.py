@@ -19,6 +19,7 @@ import numpy as np
 
 from gcbench.errors import InputError
 from gcbench.scoring.instance import InstanceMetrics
+from gcbench.scoring.processes import worker_processes
 from gcbench.scoring.semantic import SemanticMetrics
 from gcbench.structures import Float64Array, Int64Array
 
@@ -55,13 +56,14 @@ def scene_draws(scenes: int, draws: int, seed: int) -> Int64Array:
     return generator.multinomial(scenes, np.full(scenes, 1 / scenes), size=draws)
 
 
-def scene_intervals(runs: Sequence[Metrics], draws: int, seed: int) -> dict[str, Interval]:
+def scene_intervals(runs: Sequence[Metrics], draws: int, seed: int, workers: int = 1) -> dict[str, Interval]:
     """95 % percentile intervals over scenes of the runs' mean, by metric.
 
     Args:
         runs: one or more, of the same kind and on the same scenes.
         draws: R.
         seed: of the draws.
+        workers: processes; they do not change the result.
 
     Raises:
         InputError: no run, or runs on different scenes.
@@ -70,7 +72,7 @@ def scene_intervals(runs: Sequence[Metrics], draws: int, seed: int) -> dict[str,
         raise InputError("An interval over scenes needs runs on the same scenes.")
     column = {name: number for number, name in enumerate(sorted(runs[0].scenes))}
     counts = scene_draws(len(column), draws, seed)
-    of_runs = [run.resampled_means(counts[:, [column[name] for name in run.scenes]]) for run in runs]
+    of_runs = [_resampled(run, counts[:, [column[name] for name in run.scenes]], workers) for run in runs]
     return {
         name: _interval(np.mean([values[name] for values in of_runs], axis=0), spread.mean)
         for name, spread in seed_spread(runs).items()
@@ -85,6 +87,16 @@ def seed_spread(runs: Sequence[Metrics]) -> dict[str, Spread]:
         std = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
         spreads[name] = Spread(float(np.mean(values)), std, len(values))
     return spreads
+
+
+def _resampled(run: Metrics, counts: Int64Array, workers: int) -> dict[str, Float64Array]:
+    """The means of all draws; shared among processes where that takes its time."""
+    if workers <= 1 or isinstance(run, SemanticMetrics):
+        return run.resampled_means(counts)
+    with worker_processes(workers, InstanceMetrics.resampled_means, run) as submit:
+        futures = [submit(part) for part in np.array_split(counts, workers)]
+        parts = [future.result() for future in futures]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _interval(draws: Float64Array, measured: float) -> Interval:

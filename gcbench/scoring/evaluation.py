@@ -7,10 +7,7 @@ Shape legend
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +15,12 @@ from typing import Protocol as TypingProtocol
 
 import numpy as np
 
-from gcbench.errors import InputError, RunError
+from gcbench.errors import InputError
 from gcbench.scoring.instance import InstanceMetrics, InstancePredictions, InstanceScorer, InstanceTarget, class_indices
 from gcbench.scoring.instance_files import read_instances, read_target, wrong_length
 from gcbench.scoring.instance_overlaps import SceneOverlaps
 from gcbench.scoring.label_files import SUFFIXES, TEXT_SUFFIX, read_labels
+from gcbench.scoring.processes import worker_processes
 from gcbench.scoring.protocols import Protocol
 from gcbench.scoring.semantic import ClassCounts, SemanticMetrics, SemanticScorer
 from gcbench.structures import IGNORE_INDEX, Int64Array, LabelSet
@@ -152,12 +150,13 @@ class Evaluation:
         scorer = SemanticScorer if self.kind == SEMANTIC else InstanceScorer
         return scorer(self.label_set, self.protocol)
 
-    def measure(self, scorer: SemanticScorer | InstanceScorer, scene: str, path: Path) -> ClassCounts | SceneOverlaps:
+    def measure(self, scene: str, path: Path) -> ClassCounts | SceneOverlaps:
         """What one scene adds to the score.
 
         Raises:
             InputError: with file and line: the prediction or the ground truth is not what it must be.
         """
+        scorer = self.scorer()
         if isinstance(scorer, InstanceScorer):
             target = self.truth.instances(scene)
             listed = read_instances(path, self.predictions, len(target.segment))
@@ -220,23 +219,11 @@ def measured_scenes(
         RunError: likewise, a worker was killed.
     """
     if workers <= 1:
-        scorer = evaluation.scorer()
-        yield ((scene, evaluation.measure(scorer, scene, path)) for scene, path in files.items())
+        yield ((scene, evaluation.measure(scene, path)) for scene, path in files.items())
         return
-    # A forked worker starts at once and has everything imported. They are forked here, before the caller's progress
-    # bar starts a thread.
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(min(workers, len(files)), context, _begin_worker, (evaluation,)) as pool:
-        futures = [(scene, pool.submit(_measure, scene, path)) for scene, path in files.items()]
-        try:
-            yield ((scene, future.result()) for scene, future in futures)
-        except BrokenProcessPool as error:
-            raise RunError(
-                "A worker process was killed, most likely for lack of memory.", "Run again with fewer --workers."
-            ) from error
-        finally:  # after an error or an interrupt: what has not begun is not begun
-            pool.shutdown(cancel_futures=True)
+    with worker_processes(min(workers, len(files)), Evaluation.measure, evaluation) as submit:
+        futures = [(scene, submit(scene, path)) for scene, path in files.items()]
+        yield ((scene, future.result()) for scene, future in futures)
 
 
 def collect(
@@ -257,20 +244,6 @@ def collect(
 def named(names: Sequence[object]) -> str:
     """The first names of a list, for a message."""
     return ", ".join(map(str, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")
-
-
-_worker: tuple[Evaluation, SemanticScorer | InstanceScorer] | None = None
-
-
-def _begin_worker(evaluation: Evaluation) -> None:
-    global _worker
-    _worker = (evaluation, evaluation.scorer())
-
-
-def _measure(scene: str, path: Path) -> ClassCounts | SceneOverlaps:
-    assert _worker is not None
-    evaluation, scorer = _worker
-    return evaluation.measure(scorer, scene, path)
 
 
 def _existing(folder: Path, what: str) -> Path:

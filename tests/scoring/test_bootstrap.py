@@ -59,6 +59,11 @@ def test_an_interval_holds_the_measured_value_and_repeats(make: type) -> None:
         assert intervals[name].low < intervals[name].high
 
 
+def test_processes_do_not_change_an_interval() -> None:
+    for run in (semantic(5, 0), instance(5, 0)):
+        assert scene_intervals([run], 50, 0, workers=3) == scene_intervals([run], 50, 0)
+
+
 def test_resampling_one_draw_by_hand() -> None:
     """Of a draw in which scene 0 stands twice, scene 1 not at all, the metric is that of scenes 0, 0, 2."""
     run = semantic(3, 0)
