@@ -22,12 +22,13 @@ app = typer.Typer(
 )
 
 _SPLIT = "test"
+_LABELS = "scannet20"
 _PROTOCOL = "scannet-official"
 _EXIT_VIOLATIONS = 2
 _FILES_SHOWN, _LINES_SHOWN = 30, 10  # in the terminal
 _CHECK_EPILOG = """Examples:
 
-  gcbench submission check submission.zip --labels scannet20
+  gcbench submission check submission.zip
 
   gcbench submission check submission/ --labels scannet200 --data /data/scannet --json violations.json
 """
@@ -39,13 +40,9 @@ _PACK_EPILOG = """Examples:
 """
 
 
-_Labels = Annotated[str, typer.Option(help="Label set: scannet20 or scannet200.", metavar="NAME")]
+_Labels = Annotated[str, typer.Option("--labels", help="Label set: scannet20 or scannet200.", metavar="NAME")]
 _Scenes = Annotated[
     Path | None, typer.Option(help="Names of the test scenes, a line each. Default: ScanNet's list.", metavar="FILE")
-]
-_MetaDir = Annotated[
-    Path | None,
-    typer.Option(help="Folder of ScanNet's split lists. Default: those of --data, else downloaded.", metavar="DIR"),
 ]
 _Data = Annotated[
     Path | None,
@@ -58,10 +55,9 @@ _Data = Annotated[
 @app.command(epilog=_CHECK_EPILOG)
 def check(
     submission: Annotated[Path, typer.Argument(help="A folder or a ZIP; nothing is unpacked.")],
-    labels: _Labels,
+    labels: _Labels = _LABELS,
     kind: Annotated[Kind | None, typer.Option(help="What it is. Default: as its first file looks.")] = None,
     scenes: _Scenes = None,
-    meta_dir: _MetaDir = None,
     data: _Data = None,
     json: Annotated[Path | None, typer.Option(help="Write what was found.", metavar="FILE")] = None,
 ) -> None:
@@ -70,7 +66,7 @@ def check(
     from gcbench.runs.files import write_json
     from gcbench.scoring.submissions import check_submission
 
-    rules = _rules(labels, kind, scenes, meta_dir, data)
+    rules = _rules(labels, kind, scenes, data)
     with scene_progress("checking", len(rules.scenes)) as step:
         report = check_submission(submission, rules, step)
     if json is not None:
@@ -87,10 +83,9 @@ def pack(
     ],
     out: Annotated[Path, typer.Argument(help="The ZIP to write.")],
     kind: Annotated[Kind, typer.Option(help="What it is.")],
-    labels: _Labels,
+    labels: _Labels = _LABELS,
     ids: IdsOption = Ids.raw,
     scenes: _Scenes = None,
-    meta_dir: _MetaDir = None,
     data: _Data = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the ZIP if it is there.")] = False,
 ) -> None:
@@ -103,7 +98,7 @@ def pack(
         raise InputError(f"{out} is there already.", "Choose another name, or replace it with --force.")
     if out.is_dir() or not out.resolve().parent.is_dir():
         raise InputError(f"{out} cannot be written: it is a folder, or its folder does not exist.")
-    rules = _rules(labels, kind, scenes, meta_dir, data)
+    rules = _rules(labels, kind, scenes, data)
     try:
         with scene_progress("packing", len(rules.scenes)) as step:
             report = pack_submission(predictions, out, rules, indices=ids is Ids.indices, on_file=step)
@@ -113,17 +108,17 @@ def pack(
     _show(out, rules, report)
 
 
-def _rules(
-    labels: str, kind: Kind | None, scenes: Path | None, meta_dir: Path | None, data: Path | None
-) -> SubmissionRules:
+def _rules(labels: str, kind: Kind | None, scenes: Path | None, data: Path | None) -> SubmissionRules:
+    from gcbench.data.benchmark_files import read_scene_list
     from gcbench.data.labels import load_label_set
+    from gcbench.data.metadata import numbered_scenes
     from gcbench.errors import DataError, InputError
     from gcbench.scoring.protocols import load_protocol
     from gcbench.scoring.submissions import SubmissionRules
 
     try:
         label_set = load_label_set(labels)
-        names = _scene_names(scenes, meta_dir, data)
+        names = numbered_scenes(label_set.dataset, _SPLIT) if scenes is None else read_scene_list(scenes)
         vertices = _vertices(data, names) if data is not None else {}
     except DataError as error:
         raise InputError(error.message, error.way_out) from error
@@ -136,20 +131,6 @@ def _rules(
         minimum_vertices=policy.minimum_vertices,
         vertices=vertices,
     )
-
-
-def _scene_names(scenes: Path | None, meta_dir: Path | None, data: Path | None) -> Sequence[str]:
-    from gcbench.data.benchmark_files import read_scene_list
-    from gcbench.data.metadata import find
-    from gcbench.data.scannet import SPLIT_FILES
-    from gcbench.errors import DataError
-
-    if scenes is not None:
-        return read_scene_list(scenes)
-    try:
-        return read_scene_list(find(SPLIT_FILES[_SPLIT], [folder for folder in (meta_dir, data) if folder is not None]))
-    except DataError as error:
-        raise DataError(error.message, f"{error.way_out} Or name the scenes in a file with --scenes.") from error
 
 
 def _vertices(data: Path, names: Sequence[str]) -> Mapping[str, int]:

@@ -42,6 +42,15 @@ class _Origin(_Facts):
         return self
 
 
+class _Numbered(_Facts):
+    first: int
+    last: int
+    name: str
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.name.format(number=number) for number in range(self.first, self.last + 1))
+
+
 class _File(_Facts):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")
     origin: str
@@ -49,6 +58,15 @@ class _File(_Facts):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     lines_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     split: str | None = None
+    scenes: _Numbered | None = None
+
+    @model_validator(mode="after")
+    def _numbered(self) -> _File:
+        if self.scenes is not None:
+            text = "".join(f"{name}\n" for name in self.scenes.names())
+            if hashlib.sha256(text.encode()).hexdigest() != self.sha256:
+                raise ValueError(f"the numbered scenes are not the list {self.name}")
+        return self
 
 
 class SceneShare(_Facts):
@@ -148,6 +166,18 @@ def expected_scenes(dataset: str) -> dict[str, int]:
         DataError: there are no split lists for that dataset.
     """
     return {file.split: file.entries for file in _facts(dataset).files if file.split is not None}
+
+
+def numbered_scenes(dataset: str, split: str) -> tuple[str, ...]:
+    """Scene names of a split whose official list counts through; it needs no file.
+
+    Raises:
+        DataError: there are no split lists for that dataset, or that one does not count through.
+    """
+    for file in _facts(dataset).files:
+        if file.split == split and file.scenes is not None:
+            return file.scenes.names()
+    raise DataError(f"The scenes of the split '{split}' of {dataset} do not count through.", "Give a list of them.")
 
 
 def data_efficient(dataset: str) -> DataEfficient:

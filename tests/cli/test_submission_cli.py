@@ -14,6 +14,7 @@ import pytest
 
 from gcbench.cli.main import main
 from gcbench.data.labels import load_label_set
+from gcbench.data.scannet import vertex_count
 from gcbench.scoring.label_files import write_labels
 from tests.data.raw_folders import write_scannet
 
@@ -74,37 +75,28 @@ def test_violations_are_printed_and_the_exit_code_is_2(folder: Path, capsys: pyt
     assert not (folder / "a.zip").exists()
 
 
-def test_the_scenes_come_from_a_list_and_vertices_from_meshes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_test_scenes_are_scannets_and_vertices_come_from_meshes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw = write_scannet(tmp_path / "raw", frames=1)
     (scene,) = [path.name for path in (raw / "scans_test").iterdir()]
-    from gcbench.data.scannet import vertex_count
-
     write_labels(tmp_path / "pred" / f"{scene}.txt", np.full(vertex_count(raw, scene), 5))
-    assert run("check", tmp_path / "pred", "--labels", "scannet20", "--data", raw) == 0
+    assert run("check", tmp_path / "pred") == 2
+    printed = capsys.readouterr().out
+    assert "scene0707_00.txt" in printed
+    assert "of 100 scenes" in printed
+    (tmp_path / "scenes.txt").write_text(f"{scene}\n")
+    words = ("--data", raw, "--scenes", tmp_path / "scenes.txt")
+    assert run("check", tmp_path / "pred", *words) == 0
     assert "1 of 1 scenes" in capsys.readouterr().out
     write_labels(tmp_path / "pred" / f"{scene}.txt", np.full(3, 5))
-    assert run("check", tmp_path / "pred", "--labels", "scannet20", "--data", raw) == 2
+    assert run("check", tmp_path / "pred", *words) == 2
     assert "it has 3 lines; the scene has" in " ".join(capsys.readouterr().out.split())
     (tmp_path / "scenes.txt").write_text("scene0707_00\n")
-    words = ("--labels", "scannet20", "--data", raw, "--scenes", tmp_path / "scenes.txt")
     assert run("check", tmp_path / "pred", *words) == 2
     assert "has no mesh of scene 'scene0707_00'" in capsys.readouterr().err
-
-
-def test_without_a_list_the_way_out_is_said(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from gcbench.data import metadata
-
-    def offline(*_: object) -> None:
-        raise OSError("no network")
-
-    monkeypatch.setenv("GCBENCH_CACHE", str(folder / "cache"))
-    monkeypatch.setattr(metadata, "_download", offline)
-    assert run("check", folder / "pred", "--labels", "scannet20") == 2
-    assert "--scenes" in capsys.readouterr().err
+    assert run("check", tmp_path / "pred", "--labels", "s3dis") == 2
+    assert "no split lists for the dataset 's3dis'" in capsys.readouterr().err
 
 
 def test_a_bomb_needs_no_memory(folder: Path) -> None:

@@ -176,6 +176,13 @@ def test_the_official_numbers() -> None:
     assert sets.points == [20, 50, 100, 200]
 
 
+def test_the_test_scenes_are_known_without_a_file() -> None:
+    names = metadata.numbered_scenes("scannet", "test")
+    assert (names[0], names[-1], len(names)) == ("scene0707_00", "scene0806_00", 100)
+    with pytest.raises(DataError, match="'val' of scannet do not count through"):
+        metadata.numbered_scenes("scannet", "val")
+
+
 def test_the_cache_is_the_users_unless_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(metadata.CACHE_VARIABLE, raising=False)
     assert "gcbench" in metadata.cache_folder().parts
