@@ -20,7 +20,7 @@ from gcbench.scoring.instance import InstanceMetrics, InstancePredictions, Insta
 from gcbench.scoring.instance_files import read_instances, read_target, wrong_length
 from gcbench.scoring.instance_overlaps import SceneOverlaps
 from gcbench.scoring.label_files import SUFFIXES, TEXT_SUFFIX, read_labels
-from gcbench.scoring.processes import worker_processes
+from gcbench.scoring.processes import keep_freed_memory, worker_processes
 from gcbench.scoring.protocols import Protocol
 from gcbench.scoring.semantic import ClassCounts, SemanticMetrics, SemanticScorer
 from gcbench.structures import IGNORE_INDEX, Int64Array, LabelSet
@@ -218,6 +218,7 @@ def measured_scenes(
         InputError: from the iterator, of the first scene that is not what it must be.
         RunError: likewise, a worker was killed.
     """
+    keep_freed_memory()
     if workers <= 1:
         yield ((scene, evaluation.measure(scene, path)) for scene, path in files.items())
         return
