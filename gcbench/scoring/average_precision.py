@@ -18,7 +18,7 @@ import numpy as np
 from gcbench.scoring.instance_overlaps import BoolArray, SceneOverlaps
 from gcbench.structures import Float64Array, Int32Array, Int64Array
 
-_DRAWS_AT_ONCE = 4  # of a bootstrap, so that what they need stays in the cache
+_BLOCK = 1 << 16  # draws of a bootstrap x outcomes at a time, so that they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,9 @@ def resampled_precision(outcomes: Outcomes, scene_counts: Int64Array) -> Float64
         of_row, before = np.repeat(total[:, ends], lengths, axis=1), (total - values)[:, is_point]
         return (of_row - before).astype(np.float64)
 
-    for start in range(0, len(scene_counts) if len(filled) else 0, _DRAWS_AT_ONCE):
-        block = slice(start, start + _DRAWS_AT_ONCE)
+    draws = max(1, _BLOCK // max(1, len(hit)))
+    for start in range(0, len(scene_counts) if len(filled) else 0, draws):
+        block = slice(start, start + draws)
         weight = scene_counts[block].astype(np.int32).take(outcomes.scene, axis=1)
         tp, predicted = from_the_end(weight * hit), from_the_end(weight)
         precision = np.divide(tp, predicted, out=np.ones(tp.shape), where=predicted > 0)
