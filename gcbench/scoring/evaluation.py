@@ -7,7 +7,7 @@ Shape legend
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,11 @@ from gcbench.errors import InputError
 from gcbench.scoring.instance import InstanceMetrics, InstancePredictions, InstanceScorer, InstanceTarget, class_indices
 from gcbench.scoring.instance_files import read_instances, read_target, wrong_length
 from gcbench.scoring.instance_overlaps import SceneOverlaps
-from gcbench.scoring.label_files import SUFFIXES, TEXT_SUFFIX, read_labels
+from gcbench.scoring.label_files import SUFFIXES, TEXT_SUFFIX, as_class_indices, read_labels
 from gcbench.scoring.processes import keep_freed_memory, worker_processes
 from gcbench.scoring.protocols import Protocol
 from gcbench.scoring.semantic import ClassCounts, SemanticMetrics, SemanticScorer
-from gcbench.structures import IGNORE_INDEX, Int64Array, LabelSet
+from gcbench.structures import Int64Array, LabelSet
 
 SEMANTIC, INSTANCE = "semantic", "instance"
 # What the official scripts write beside the predictions.
@@ -71,13 +71,7 @@ class FolderTruth:
         Raises:
             InputError: there is no such folder, no scene in it, or two files for one scene.
         """
-        files: dict[str, Path] = {}
-        for path in sorted(_existing(folder, "ground truth").rglob("*")):
-            if path.suffix in SUFFIXES and path.name not in _OUTPUTS and path.is_file():
-                scene = path.relative_to(folder).with_suffix("").as_posix()
-                if scene in files:
-                    raise InputError(f"Scene '{scene}' has two files: {files[scene]} and {path}.", "Remove one.")
-                files[scene] = path
+        files = _scene_files(folder, _existing(folder, "ground truth").rglob("*"))
         if not files:
             raise InputError(f"{folder} has no ground truth.", f"It should have <scene>{TEXT_SUFFIX} files.")
         return cls(folder, files, label_set, indices)
@@ -128,14 +122,7 @@ class Evaluation:
         """
         folder = _existing(self.predictions, "predictions")
         parents = {folder / Path(scene).parent for scene in self.truth.scenes}
-        found: dict[str, Path] = {}
-        for parent in sorted(parents):
-            for path in sorted(parent.iterdir()) if parent.is_dir() else ():
-                if path.suffix in SUFFIXES and path.name not in _OUTPUTS and path.is_file():
-                    scene = path.relative_to(folder).with_suffix("").as_posix()
-                    if scene in found:
-                        raise InputError(f"Scene '{scene}' has two files: {found[scene]} and {path}.", "Remove one.")
-                    found[scene] = path
+        found = _scene_files(folder, (path for parent in parents if parent.is_dir() for path in parent.iterdir()))
         known = set(self.truth.scenes)
         unknown = [path for scene, path in found.items() if scene not in known]
         if unknown:
@@ -247,6 +234,22 @@ def named(names: Sequence[object]) -> str:
     return ", ".join(map(str, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")
 
 
+def _scene_files(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
+    """Those of the paths that are files of scenes, by scene.
+
+    Raises:
+        InputError: a scene has two.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(paths):
+        if path.suffix in SUFFIXES and path.name not in _OUTPUTS and path.is_file():
+            scene = path.relative_to(folder).with_suffix("").as_posix()
+            if scene in found:
+                raise InputError(f"Scene '{scene}' has two files: {found[scene]} and {path}.", "Remove one.")
+            found[scene] = path
+    return found
+
+
 def _existing(folder: Path, what: str) -> Path:
     if not folder.is_dir():
         reason = "is a file" if folder.exists() else "does not exist"
@@ -258,12 +261,4 @@ def _classes(labels: Int64Array, path: Path, source: FolderTruth | Evaluation) -
     """Class indices of a file's labels, which are raw ids or, in array files where the user says so, indices."""
     if not source.indices or path.suffix == TEXT_SUFFIX:
         return class_indices(source.label_set, labels)
-    classes = len(source.label_set)
-    wrong = (labels < IGNORE_INDEX) | (labels >= classes)
-    if wrong.any():
-        first = int(np.argmax(wrong))
-        raise InputError(
-            f"{path}: value {first} is {labels[first]}, which is no class index of {source.label_set.name}.",
-            f"Allowed are -1 to {classes - 1}. If these are raw label ids, leave out --ids indices.",
-        )
-    return labels
+    return as_class_indices(labels, path, source.label_set)

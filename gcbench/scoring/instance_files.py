@@ -25,7 +25,7 @@ from gcbench.errors import InputError
 from gcbench.files import write_atomic
 from gcbench.scoring.array_files import read_arrays
 from gcbench.scoring.instance_overlaps import BoolArray, Masks
-from gcbench.scoring.label_files import TEXT_SUFFIX, as_labels, parse_mask, read_bytes, read_labels, shown
+from gcbench.scoring.label_files import TEXT_SUFFIX, as_labels, lines_of, parse_mask, read_bytes, read_labels, shown
 from gcbench.structures import Float64Array, Int64Array
 
 MASK_FOLDER = "predicted_masks"
@@ -155,7 +155,7 @@ def parse_instance_list(content: bytes, source: Path | str) -> Iterator[ListedIn
     Raises:
         InputError: with source and line: a line that is not a relative path, a label id and a number, one blank apart.
     """
-    for number, line in enumerate(content.splitlines(), start=1):
+    for number, line in enumerate(lines_of(content), start=1):
         listed = parse_instance_line(line, number)
         if isinstance(listed, str):
             raise InputError(

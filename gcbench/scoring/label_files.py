@@ -9,6 +9,7 @@ Shape legend
 
 from __future__ import annotations
 
+import io
 import re
 import stat
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from gcbench.errors import InputError
 from gcbench.files import write_atomic
 from gcbench.scoring.array_files import ARRAY_SUFFIXES, read_arrays
-from gcbench.structures import Int64Array
+from gcbench.structures import IGNORE_INDEX, Int64Array, LabelSet
 
 TEXT_SUFFIX = ".txt"
 SUFFIXES = (TEXT_SUFFIX, *ARRAY_SUFFIXES)
@@ -79,6 +80,22 @@ def as_labels(array: NDArray[Any], source: Path | str) -> Int64Array:
     return array.astype(np.int64, copy=False)
 
 
+def as_class_indices(labels: Int64Array, source: Path, label_set: LabelSet) -> Int64Array:
+    """Labels [N] that are class indices already, -1 for none.
+
+    Raises:
+        InputError: one is out of range.
+    """
+    wrong = (labels < IGNORE_INDEX) | (labels >= len(label_set))
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise InputError(
+            f"{source}: value {first} is {labels[first]}, which is no class index of {label_set.name}.",
+            f"Allowed are -1 to {len(label_set) - 1}. If these are raw label ids, leave out --ids indices.",
+        )
+    return labels
+
+
 def write_labels(path: Path, labels: NDArray[np.integer[Any]]) -> None:
     """Write one integer per line, atomically. Raises as `gcbench.files.write_atomic`."""
     write_atomic(path, labels_text(labels))
@@ -104,7 +121,7 @@ def parse_integers(content: bytes, source: Path | str) -> Int64Array:
         return plain
     for line, reason in bad_lines(content):
         raise InputError(f"{source}, line {line}: {reason}.", "Every line must be one integer.")
-    return np.array([int(line) for line in content.splitlines()], np.int64)
+    return np.fromiter((int(line) for line in lines_of(content)), np.int64)
 
 
 def parse_mask(content: bytes, source: Path | str) -> NDArray[np.bool_]:
@@ -122,9 +139,15 @@ def count_lines(content: bytes) -> int:
     return content.count(b"\n") + (len(content) > 0 and not content.endswith(b"\n"))
 
 
+def lines_of(content: bytes) -> Iterator[bytes]:
+    """Lines of a text without their ends, one at a time, as `bytes.splitlines` has them."""
+    for line in io.BytesIO(content):
+        yield from line.splitlines()
+
+
 def bad_lines(content: bytes) -> Iterator[tuple[int, str]]:
     """Every line that is no integer: its number, from 1, and what is wrong with it."""
-    for number, line in enumerate(content.splitlines(), start=1):
+    for number, line in enumerate(lines_of(content), start=1):
         if not _INTEGER.fullmatch(line):
             yield number, "it is empty" if not line.strip() else f"{shown(line)} is no integer"
 

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from gcbench.errors import InputError
 
-LARGEST_FILE = 1 << 26  # bytes; 64 MB are more than 8 million vertices
+LARGEST_FILE = 1 << 24  # bytes; 16 MB are more than two million vertices
 LARGEST_TOTAL = 1 << 36  # bytes of all files together
 MOST_FILES = 200_000
 _LEFTOVERS = {"__MACOSX": "left by macOS", ".DS_Store": "left by macOS", "Thumbs.db": "left by Windows"}

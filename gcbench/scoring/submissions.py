@@ -27,9 +27,11 @@ from gcbench.scoring.instance_overlaps import class_indices
 from gcbench.scoring.label_files import (
     SUFFIXES,
     TEXT_SUFFIX,
+    as_class_indices,
     bad_lines,
     count_lines,
     labels_text,
+    lines_of,
     parse_integers,
     parse_mask,
     read_labels,
@@ -39,6 +41,7 @@ from gcbench.scoring.submission_files import SubmissionFiles, Violation, open_su
 from gcbench.structures import Int64Array, LabelSet
 
 _LISTED = 1000  # lines of one file that are listed one by one
+_MOST_PREDICTIONS = 100_000  # of a scene
 _UNLABELLED = 0
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same submission is the same bytes
 OnFile = Callable[[str, int, int], None]
@@ -149,12 +152,10 @@ def pack_submission(
     """
     assert rules.kind is not None
     sources = {scene: _source(predictions, scene) for scene in rules.scenes}
-    ids = np.array([*rules.label_set.ids, _UNLABELLED], np.int64) if indices else None
     with atomic_path(out) as temporary:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
             for done, (scene, source) in enumerate(sources.items(), start=1):
-                of_scene = _semantic_files if rules.kind == SEMANTIC else _instance_files
-                for name, content in of_scene(scene, source, predictions, ids):
+                for name, content in _texts(scene, source, predictions, rules, indices):
                     entry = zipfile.ZipInfo(name, _ZIP_DATE)
                     entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
                     archive.writestr(entry, content)
@@ -198,11 +199,11 @@ class _Check:
         if labels is None:
             return
         label_set = self._rules.label_set
-        unlisted = np.flatnonzero((class_indices(label_set, labels) < 0) & (labels != _UNLABELLED)).tolist()
-        looks = (
-            "; these look like class indices, not label ids" if len(labels) and labels.max() < len(label_set) else ""
-        )
-        self._list(name, ((row + 1, f"{labels[row]} is no label id of {label_set.name}{looks}") for row in unlisted))
+        unlisted = np.flatnonzero((class_indices(label_set, labels) < 0) & (labels != _UNLABELLED))
+        reason = f"is no label id of {label_set.name}"
+        if labels.max() < len(label_set):
+            reason += "; these look like class indices, not label ids"
+        self._list(name, ((int(row) + 1, f"{labels[row]} {reason}") for row in unlisted))
         unlabelled = int(np.count_nonzero(labels == _UNLABELLED))
         if unlabelled:
             self._warn(name, f"{unlabelled} vertices have no label ({_UNLABELLED}) and count as missed")
@@ -213,7 +214,10 @@ class _Check:
         content = self._read(name)
         if content is None:
             return
-        lines = [parse_instance_line(line, number) for number, line in enumerate(content.splitlines(), start=1)]
+        if count_lines(content) > _MOST_PREDICTIONS:
+            self.found.append(Violation(name, None, f"it has {count_lines(content)} lines, too many for a scene"))
+            return
+        lines = [parse_instance_line(line, number) for number, line in enumerate(lines_of(content), start=1)]
         self._list(name, ((number, line) for number, line in enumerate(lines, start=1) if isinstance(line, str)))
         vertices, first = self._rules.vertices.get(scene), ""
         skipped = small = 0
@@ -327,24 +331,19 @@ def _source(predictions: Path, scene: str) -> Path:
     return found[0]
 
 
-def _semantic_files(scene: str, source: Path, _: Path, ids: Int64Array | None) -> Iterator[tuple[str, bytes]]:
-    labels = read_labels(source)
-    yield scene + TEXT_SUFFIX, labels_text(_raw(labels, ids, source))
+def _texts(scene: str, source: Path, root: Path, rules: SubmissionRules, indices: bool) -> Iterator[tuple[str, bytes]]:
+    """Files of a scene in the submission, by name."""
+    if rules.kind == SEMANTIC:
+        labels = read_labels(source)
+        yield scene + TEXT_SUFFIX, labels_text(_raw(labels, source, rules.label_set, indices))
+    else:
+        listed = read_instances(source, root)
+        label_ids = _raw(listed.label_ids, source, rules.label_set, indices)
+        yield from instance_texts(scene, label_ids, listed.scores, listed.masks)
 
 
-def _instance_files(scene: str, source: Path, root: Path, ids: Int64Array | None) -> Iterator[tuple[str, bytes]]:
-    listed = read_instances(source, root)
-    return instance_texts(scene, _raw(listed.label_ids, ids, source), listed.scores, listed.masks)
-
-
-def _raw(labels: Int64Array, ids: Int64Array | None, source: Path) -> Int64Array:
+def _raw(labels: Int64Array, source: Path, label_set: LabelSet, indices: bool) -> Int64Array:
     """Raw label ids of class indices; -1 is unlabelled. Text has raw ids already."""
-    if ids is None or source.suffix == TEXT_SUFFIX:
+    if not indices or source.suffix == TEXT_SUFFIX:
         return labels
-    wrong = (labels < -1) | (labels >= len(ids) - 1)
-    if wrong.any():
-        first = int(np.argmax(wrong))
-        raise InputError(
-            f"{source}: value {first} is {labels[first]}, which is no class index.", "Allowed are -1 and up."
-        )
-    return ids[labels]
+    return np.array([*label_set.ids, _UNLABELLED], np.int64)[as_class_indices(labels, source, label_set)]

@@ -256,6 +256,13 @@ def test_a_huge_line_is_cut_in_the_message(root: Path) -> None:
     assert found == f"{FIRST}, line 1: '{'1' * 40}'... is no integer"
 
 
+def test_too_many_predictions_of_a_scene_are_not_read(root: Path) -> None:
+    (root / "instance" / FIRST).write_bytes(b"m 5 1\n" * 100_001)
+    assert messages(check_submission(root / "instance", RULES)) == [
+        f"{FIRST}: it has 100001 lines, too many for a scene"
+    ]
+
+
 def test_links_and_pipes_of_a_folder(root: Path) -> None:
     folder = root / "semantic"
     (folder / "out.txt").symlink_to(root / "instance" / FIRST)
@@ -315,6 +322,13 @@ def test_arrays_are_packed_as_text(good: Path, tmp_path: Path, indices: bool) ->
     with zipfile.ZipFile(tmp_path / "instance.zip") as archive:
         for path in (good / "instance").rglob("*.txt"):
             assert archive.read(path.relative_to(good / "instance").as_posix()) == path.read_bytes()
+
+
+def test_a_class_index_out_of_range_is_not_packed(good: Path, tmp_path: Path) -> None:
+    for scene in SCENES:
+        np.save(tmp_path / f"{scene}.npy", np.array([0, 19, -1, 20]))
+    with pytest.raises(InputError, match="value 3 is 20, which is no class index of scannet20"):
+        packed("semantic", tmp_path, tmp_path / "a.zip", indices=True)
 
 
 def test_nothing_is_packed_with_an_error(root: Path, tmp_path: Path) -> None:
