@@ -22,7 +22,7 @@ from typing import Any
 from gcbench.errors import GcbenchError, RefusedError
 from gcbench.protocols.jobs import FoldsJob, Job, PrepareJob, PretrainJob, RoomsJob, SemanticJob, read_job
 from gcbench.runs.store import Run
-from gcbench.training.launch import INTERRUPTED
+from gcbench.training.launch import INTERRUPTED, end_worker
 
 
 class Reporter:
@@ -149,4 +149,4 @@ def _describe(error: Exception) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_worker(main(sys.argv[1:]))

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from gcbench.errors import GcbenchError, InputError, RefusedError, RunError
 
@@ -67,6 +67,19 @@ def run_worker(
     if code != 0:
         who = "The worker" if processes == 1 else f"Process {rank + 1} of {processes}"
         _fail(workers.failures.get(rank), who, code, log_file)
+
+
+def end_worker(code: int) -> NoReturn:
+    """End a worker process; the last thing it does.
+
+    One of several ends at once, without the clean-up of its libraries: threads of torch's process group abort that now
+    and then ("terminate called without an active exception"), long after all work was done.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        os._exit(code)
+    sys.exit(code)
 
 
 def check_gpus(wanted: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gcbench.recipe.schema import Optimizer, Run, Schedule
 from gcbench.training.checkpoint import Checkpoints
+from gcbench.training.launch import end_worker
 from gcbench.training.loop import LoopSettings, StepOutput, build_accelerator, train
 from gcbench.training.optim import build_optimizer, build_scheduler
 
@@ -87,3 +88,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    end_worker(0)

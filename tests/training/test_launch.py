@@ -57,6 +57,20 @@ def test_several_know_their_places(start: Any) -> None:
     assert len({event["MASTER_PORT"] for event in events}) == 1
 
 
+def test_one_of_several_ends_without_the_clean_up_of_its_libraries(start: Any, tmp_path: Path) -> None:
+    body = f"""
+import atexit
+from gcbench.training.launch import end_worker
+atexit.register(lambda: open({str(tmp_path)!r} + f"/tidied{{rank}}", "w").close())
+say(event="done")
+end_worker(0)
+"""
+    assert len(start(body, processes=2)) == 2
+    assert not list(tmp_path.glob("tidied*"))
+    assert start(body) == [{"event": "done"}]
+    assert [path.name for path in tmp_path.glob("tidied*")] == ["tidied0"]
+
+
 def test_the_gpus_can_be_hidden(start: Any) -> None:
     assert start('say(event=os.environ["CUDA_VISIBLE_DEVICES"])', cpu=True) == [{"event": ""}]
 
