@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _SHORT_LIST = 40  # more classes are printed only if asked for
+_FEW_SCENES = 10
 _NAMED = 8  # so many classes are named in a note
 _COLUMNS = {"iou": "IoU", "acc": "Acc", "ap": "AP", "ap50": "AP50", "ap25": "AP25"}
 
@@ -98,6 +99,8 @@ def _notes(record: EvaluationRecord) -> list[str]:
             f"[low, high]: {record.intervals.level:.0%} interval over scenes, {record.intervals.draws} draws, "
             f"seed {record.intervals.seed}."
         )
+        if len(record.runs[0].scenes if record.runs else record.scenes) < _FEW_SCENES:
+            found.append("So few scenes say little about others: the interval is a rough guess.")
     if record.seeds is not None:
         found.append("±: sample standard deviation over the runs; it is no part of the interval over scenes.")
     return found

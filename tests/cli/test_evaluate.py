@@ -250,6 +250,7 @@ def test_the_table_and_csv(written: Path, split: Split, capsys: pytest.CaptureFi
     metrics = split.instances("scannet-official")
     assert f"{100 * metrics.map:.2f}" in printed
     assert "3 scenes, scannet-official v1" in printed
+    assert "So few scenes say little" in printed
     rows = list(csv.DictReader(out.open()))
     assert float(rows[0]["mAP50"]) == metrics.map50
     (chair,) = [row for row in rows if row["name"] == "chair"]
