@@ -57,7 +57,7 @@ def semantic_result(
             split="+".join(job.val),
             split_hash=split_hash(names),
             resolution=recipe.evaluation.resolution,
-            inference="single-pass",
+            inference=recipe.evaluation.inference,
             checkpoint=recipe.evaluation.checkpoint,
             batchnorm=recipe.probe.batchnorm if recipe.probe.frozen else "trained",
             level=recipe.probe.level,

@@ -6,16 +6,15 @@ Shape legend: N points, F feature channels, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
 from gcbench.data.batching import collate
 from gcbench.data.labels import load_label_set
-from gcbench.data.samples import EvaluationSample, SegmentationBatches, SegmentationSamples, evaluation_sample
+from gcbench.data.samples import SegmentationBatches, SegmentationSamples, evaluation_sample
 from gcbench.data.storage import PreparedDataset
 from gcbench.data.transforms import SegmentationAugmentation
 from gcbench.errors import DataError
@@ -26,12 +25,13 @@ from gcbench.protocols.encoders import build_encoder, load_encoder
 from gcbench.protocols.jobs import SemanticJob
 from gcbench.protocols.loading import steps
 from gcbench.protocols.results import now, semantic_result
+from gcbench.protocols.semantic_inference import PredictionCache, SceneInference
 from gcbench.recipe.schema import SemanticRecipe
 from gcbench.runs.results import Result
 from gcbench.runs.store import Run
 from gcbench.scoring.protocols import load_protocol
 from gcbench.scoring.semantic import SemanticMetrics, SemanticScorer
-from gcbench.structures import IGNORE_INDEX, Int64Array, LabelSet, PointBatch
+from gcbench.structures import IGNORE_INDEX, PointBatch
 from gcbench.training.checkpoint import Checkpoints
 from gcbench.training.loop import LoopSettings, Report, StepOutput, Stop, build_accelerator, train
 from gcbench.training.optim import build_optimizer, build_scheduler
@@ -67,7 +67,15 @@ def train_and_score(job: SemanticJob, run: Run, report: Report, stop: Stop) -> R
     after = weights_hash(trained.encoder)
     if recipe.probe.frozen and before != after:
         raise AssertionError(f"the frozen encoder changed: {before} before, {after} after")
-    metrics = score(trained, recipe, dataset, dataset.scene_names(job.val), label_set, training.device, report)
+    metrics = score(
+        trained,
+        SceneInference(recipe.evaluation, recipe.data.grid_size, label_set),
+        dataset,
+        dataset.scene_names(job.val),
+        run.folder / "predictions",
+        training.device,
+        report,
+    )
     return semantic_result(job, recipe, dataset, metrics, started, (before, after))
 
 
@@ -180,40 +188,32 @@ class _Training:
 
 def score(
     model: Segmenter,
-    recipe: SemanticRecipe,
+    inference: SceneInference,
     dataset: PreparedDataset,
     names: Sequence[str],
-    label_set: LabelSet,
+    predictions: Path,
     device: torch.device,
     report: Report,
 ) -> SemanticMetrics:
-    """Predict and score scenes one by one, at the recipe's resolution.
+    """Predict and score scenes one by one, as the recipe says; what was predicted before is taken from `predictions`.
 
     Raises:
         DataError: a scene has no labels, or there is no scene.
     """
-    scorer = SemanticScorer(label_set, load_protocol(recipe.evaluation.protocol))
+    scorer = SemanticScorer(inference.label_set, load_protocol(inference.evaluation.protocol))
     model.to(device).eval()
+    cache = PredictionCache(predictions / inference.key(model, dataset.fingerprint))
     for number, name in enumerate(names, start=1):
         scene = dataset.scene(name)
-        sample = evaluation_sample(scene, grid_size=recipe.data.grid_size, label_set=label_set.name)
-        if sample.segment is None or sample.points.segment is None:
-            raise DataError(f"Scene '{name}' of {dataset.root} has no labels.", "Score a split that has them.")
-        with torch.no_grad():
-            prediction = model(collate([sample.points]).to(device)).argmax(dim=1).cpu().numpy()
-        if recipe.evaluation.resolution == "points":
-            scorer.add(name, prediction[nearest_voxel(sample)], sample.segment)
-        else:
-            scorer.add(name, prediction, sample.points.segment)
+        target = inference.target(scene)
+        classes = cache.load(name, len(target))
+        if classes is None:
+            classes = inference.predict(model, scene, device)
+            cache.store(name, classes)
+        scorer.add(name, classes, target)
         report({"event": "progress", "step": number, "total": len(names), "phase": "scoring"})
     if not names:
         raise DataError(f"There is no scene to score in {dataset.root}.", "Check the splits of the table's column.")
     metrics = scorer.result()
     report({"event": "score", "mIoU": metrics.miou, "mAcc": metrics.macc, "allAcc": metrics.allacc})
     return metrics
-
-
-def nearest_voxel(sample: EvaluationSample) -> Int64Array:
-    """[N]: for each original point, the nearest of the sampled points (PROTOCOLS: back by 1-nearest neighbour)."""
-    index = cKDTree(sample.points.coord).query(sample.coord)[1]
-    return np.asarray(index, dtype=np.int64)

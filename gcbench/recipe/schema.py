@@ -275,11 +275,27 @@ class SemanticLosses(Section):
 
 
 class SemanticEvaluation(Section):
-    """Where predictions are scored: on the sampled voxels or on the original points (1-nearest neighbour)."""
+    """How scenes are predicted, and where they are scored.
+
+    Attributes:
+        resolution: on the sampled voxels, or on the original points (single pass: by 1-nearest neighbour).
+        inference: a single pass, or fragments under test-time augmentation: every rotation about z (degrees) at every
+            scale, and one flip of both axes; probabilities are summed per point.
+    """
 
     protocol: Literal["pointcept", "scannet-official"]
     resolution: Literal["voxels", "points"]
+    inference: Literal["single-pass", "tta"]
+    tta_rotations: Annotated[list[float], Field(min_length=1)]
+    tta_scales: Annotated[list[Positive], Field(min_length=1)]
+    tta_flip: bool
     checkpoint: Literal["last"]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SemanticEvaluation:
+        if self.inference == "tta" and self.resolution != "points":
+            raise ValueError("inference: tta predicts every original point, so it needs resolution: points")
+        return self
 
 
 class SemanticRecipe(Section):

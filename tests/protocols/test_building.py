@@ -15,7 +15,7 @@ from gcbench.models.teachers import ClassicalTeacher
 from gcbench.protocols.encoders import build_encoder, export_encoder, load_encoder
 from gcbench.protocols.loading import steps
 from gcbench.protocols.pretraining_model import build_pretrainer
-from gcbench.protocols.semantic import nearest_voxel
+from gcbench.protocols.semantic_inference import nearest_voxel
 from gcbench.recipe.loader import load_recipe
 from gcbench.recipe.schema import Encoder, PretrainRecipe
 
