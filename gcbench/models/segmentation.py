@@ -6,6 +6,8 @@ Shape legend: N points, F feature channels, K classes.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -61,13 +63,27 @@ class Segmenter(nn.Module):
         return logits
 
 
-def weights_hash(module: nn.Module) -> str:
-    """First 16 hex digits of the SHA-256 over all parameters (not buffers), in name order.
+@dataclass(frozen=True)
+class EncoderState:
+    """Hashes of an encoder at one moment, 16 hex digits of SHA-256 each.
 
-    Equal before and after a linear probe: the proof that the encoder stayed frozen.
+    Equal `parameters` before and after a linear probe are the proof that the encoder stayed frozen. Its `buffers`, the
+    running statistics of batch norm, move under ``track`` and ``reestimated``.
     """
+
+    parameters: str
+    buffers: str
+
+    @classmethod
+    def of(cls, module: nn.Module) -> EncoderState:
+        """The state of a module now."""
+        return cls(_hash(module.named_parameters()), _hash(module.named_buffers()))
+
+
+def _hash(named: Iterable[tuple[str, Tensor]]) -> str:
+    """Over all values, in name order."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(module.named_parameters()):
+    for name, value in sorted(named, key=lambda item: item[0]):
         digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from gcbench.data.storage import PreparedDataset
+from gcbench.models.segmentation import EncoderState
 from gcbench.protocols.jobs import JobRecipe, SemanticJob
 from gcbench.recipe.schema import SemanticRecipe
 from gcbench.runs.provenance import collect_provenance
@@ -39,13 +40,17 @@ def semantic_result(
     dataset: PreparedDataset,
     metrics: SemanticMetrics,
     started: datetime,
-    encoder_hashes: tuple[str, str],
+    encoder: tuple[EncoderState, EncoderState],
 ) -> Result:
-    """The result of one fold of one cell."""
+    """The result of one fold of one cell; `encoder` is its state before and after training."""
     names = dataset.scene_names(job.val)
     notes = [f"classes without a value: {', '.join(metrics.undefined)}"] if metrics.undefined else []
     if recipe.probe.frozen:
-        notes.append(f"encoder parameters before and after: {encoder_hashes[0]}, {encoder_hashes[1]}")
+        before, after = encoder
+        notes.append(
+            f"encoder parameters before and after: {before.parameters}, {after.parameters}; buffers: {before.buffers}, "
+            f"{after.buffers} (batch norm: {recipe.probe.batchnorm})"
+        )
     return Result(
         table=job.table,
         row=job.row,
@@ -64,7 +69,7 @@ def semantic_result(
             evaluation=metrics.protocol.name,
             evaluation_version=metrics.protocol.version,
         ),
-        provenance=provenance(job.recipe, dataset, started, encoder_hashes[1]),
+        provenance=provenance(job.recipe, dataset, started, encoder[1].parameters),
         notes=notes,
         **metrics.as_record(),
     )
