@@ -26,6 +26,7 @@ VERBS = {
     "recipes": ("List, show and check recipes.", "gcbench.cli.recipes"),
     "pretrain": ("Pre-train a backbone from a recipe.", "gcbench.cli.pretrain"),
     "render": ("Render views of a scene from a pre-trained model.", "gcbench.cli.render"),
+    "convert": ("Take the encoder out of a Pointcept checkpoint.", "gcbench.cli.convert"),
     "reproduce": ("Reproduce a table of the paper, or some of its cells.", "gcbench.cli.reproduce"),
     "report": ("Compare results with the paper, cell by cell.", "gcbench.cli.report"),
     "evaluate": ("Score anyone's predictions, equal to the official scripts.", "gcbench.cli.evaluate"),
