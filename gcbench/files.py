@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -46,6 +47,15 @@ def write_atomic(path: Path, content: bytes | memoryview | str) -> None:
     """Write a whole file at once; text is UTF-8. Raises as `atomic_path`."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def short_sha256(path: Path) -> str:
+    """First 16 hex digits of a file's SHA-256."""
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()[:16]
 
 
 def remove_leftovers(folder: Path) -> int:

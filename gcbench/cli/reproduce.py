@@ -19,6 +19,8 @@ _EPILOG = """Examples:
   gcbench reproduce table1 --preset tiny --out demo --columns scannet,s3dis-area5
 
   gcbench reproduce table1 --data /data/gcbench --seeds 3 --dry-run
+
+  gcbench reproduce table1 --data /data/gcbench --rows gaussiancross --encoder encoders/gaussiancross
 """
 
 
@@ -31,6 +33,13 @@ def reproduce(
     rows: Annotated[str, typer.Option(help="Comma-separated row ids; all if empty.")] = "",
     columns: Annotated[str, typer.Option(help="Comma-separated column ids; all if empty.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
+    encoder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take this encoder instead of pre-training: a run's folder, or what `gcbench convert` wrote.",
+            metavar="DIR",
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override, e.g. pretrain.schedule.steps=100; may be repeated.")
     ] = None,
@@ -53,6 +62,7 @@ def reproduce(
         preset=preset,
         data=_datasets(data),
         overrides=tuple(set_ or ()),
+        encoder=None if encoder is None else encoder.resolve(),
     )
     plan = plan_table(definition, choice, out.resolve())
     if dry_run:

@@ -108,7 +108,7 @@ class SemanticJob(_Strict):
     Attributes:
         fold: the fold's name where the cell has several, else None.
         encoder: exported encoder weights to start from, or None for a random start.
-        encoder_key: the key of the job that makes them.
+        encoder_key: the key of the job that makes them, or ``given:`` and the SHA-256 of the weights.
     """
 
     kind: Literal["semantic"] = "semantic"

@@ -18,6 +18,7 @@ from gcbench.data.samples import PretrainSample, PretrainSamples
 from gcbench.data.storage import PreparedDataset
 from gcbench.data.transforms import GeometricAugmentation
 from gcbench.errors import refusing
+from gcbench.files import short_sha256
 from gcbench.models.pretrainer import Pretrainer
 from gcbench.models.sparse_unet import SparseUNet
 from gcbench.objectives.pretraining import psnr
@@ -28,7 +29,7 @@ from gcbench.protocols.pretrain_checks import check_batch, check_data
 from gcbench.protocols.pretrain_evaluation import HeldOutEvaluation
 from gcbench.protocols.pretrain_objective import PretrainingObjective
 from gcbench.protocols.pretraining_model import build_pretrainer
-from gcbench.protocols.results import now, provenance, short_sha256
+from gcbench.protocols.results import now, provenance
 from gcbench.recipe.schema import PretrainRecipe
 from gcbench.reporting.run_figures import draw_pretraining, panel_path
 from gcbench.runs.results import CurvePoint, PretrainResult

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime, timezone
-from pathlib import Path
 
 import torch
 
@@ -45,6 +43,8 @@ def semantic_result(
     """The result of one fold of one cell; `encoder` is its state before and after training."""
     names = dataset.scene_names(job.val)
     notes = [f"classes without a value: {', '.join(metrics.undefined)}"] if metrics.undefined else []
+    if job.encoder_key is not None and job.encoder_key.startswith("given:"):
+        notes.append(f"encoder given, not pre-trained here: SHA-256 {job.encoder_key.removeprefix('given:')}")
     if recipe.probe.frozen:
         before, after = encoder
         notes.append(
@@ -78,8 +78,3 @@ def semantic_result(
 def now() -> datetime:
     """The time, with its zone."""
     return datetime.now(timezone.utc)
-
-
-def short_sha256(path: Path) -> str:
-    """First 16 hex digits of a file's SHA-256."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from gcbench.errors import InputError
+from gcbench.files import short_sha256
+from gcbench.protocols.encoder_files import given_encoder
 from gcbench.protocols.jobs import FoldsJob, Job, JobRecipe, PretrainJob, SemanticJob, room_jobs
 from gcbench.recipe.loader import LoadedRecipe, load_recipe, preset_names
 from gcbench.recipe.schema import RECIPE_KINDS, PretrainRecipe, RoomsRecipe, SemanticRecipe
@@ -37,6 +39,7 @@ class Choice:
     Attributes:
         data: prepared dataset folders by dataset name; empty means synthetic rooms from the preset.
         overrides: ``"kind.section.key=value"``, e.g. ``"pretrain.schedule.steps=20"``.
+        encoder: an exported or converted encoder's folder: rows with a pre-trained encoder take it and pre-train none.
     """
 
     rows: tuple[str, ...]
@@ -45,6 +48,7 @@ class Choice:
     preset: str | None
     data: Mapping[str, Path]
     overrides: tuple[str, ...]
+    encoder: Path | None = None
 
 
 @dataclass
@@ -80,7 +84,8 @@ def plan_table(table: Table, choice: Choice, out: Path) -> Plan:
     """The jobs behind the chosen cells.
 
     Raises:
-        InputError: no data and no preset that brings rooms, an unknown preset, or a dataset that is not given.
+        InputError: no data and no preset that brings rooms, an unknown preset, a dataset that is not given, or an
+            encoder that is not there, is of other sizes, or that no chosen row takes.
         RecipeError: an override does not fit its recipe.
     """
     if choice.preset is not None and choice.preset not in preset_names("semantic"):
@@ -93,6 +98,9 @@ def plan_table(table: Table, choice: Choice, out: Path) -> Plan:
                 f"'{override}' does not say which recipe it overrides.",
                 f"Start it with {', '.join(RECIPE_KINDS)}, e.g. pretrain.schedule.steps=100.",
             )
+    takes = [row.id for row in table.rows if row.pretrain]
+    if choice.encoder is not None and not set(takes) & set(choice.rows):
+        raise InputError("--encoder: none of the chosen rows takes an encoder.", f"Those rows do: {', '.join(takes)}.")
     return _Planner(table, choice, out).plan()
 
 
@@ -135,7 +143,7 @@ class _Planner:
         data, data_key, needs = self._data(column.data)
         loaded = self._recipe(column.recipe, "semantic", row)
         assert isinstance(loaded.recipe, SemanticRecipe)
-        encoder: PlannedJob | None = self._pretraining(row.pretrain, seed) if row.pretrain else None
+        encoder, encoder_key, encoder_needs = self._encoder(row, loaded.recipe, seed)
         name = fold.val[0] if len(column.folds) > 1 else None
         suffix = f"-{name}" if name else ""
         job = SemanticJob(
@@ -150,12 +158,23 @@ class _Planner:
             label_set=column.label_set,
             train=fold.train,
             val=fold.val,
-            encoder=encoder.run.folder / "encoder" / "model.safetensors" if encoder else None,
-            encoder_key=encoder.job.key if encoder else None,
+            encoder=encoder,
+            encoder_key=encoder_key,
             seed=seed,
         )
-        needs = (*needs, *((encoder.run.folder,) if encoder else ()))
-        return self._add(job, needs, _budget(loaded.recipe))
+        return self._add(job, (*needs, *encoder_needs), _budget(loaded.recipe))
+
+    def _encoder(
+        self, row: TableRow, recipe: SemanticRecipe, seed: int
+    ) -> tuple[Path | None, str | None, tuple[Path, ...]]:
+        """Weights of a row's encoder, their key, and the runs that make them; none for a random start."""
+        if not row.pretrain:
+            return None, None, ()
+        if self.choice.encoder is not None:
+            weights = given_encoder(self.choice.encoder, recipe.encoder)
+            return weights, f"given:{short_sha256(weights)}", ()
+        planned = self._pretraining(row.pretrain, seed)
+        return planned.run.folder / "encoder" / "model.safetensors", planned.job.key, (planned.run.folder,)
 
     def _owner(self, column: TableColumn, fold: Fold) -> TableColumn:
         """The column that is just this fold, if the table has one: Area 5 is trained once for both its columns."""

@@ -61,8 +61,29 @@ def test_the_report_shows_views_and_says_that_nothing_is_comparable(reproduced: 
 def test_a_frozen_encoder_stays_what_it_was(reproduced: Path) -> None:
     (folder,) = reproduced.glob("runs/semantic/scannet-gaussiancross-seed0-*")
     notes = " ".join(json.loads((folder / "result.json").read_text())["notes"])
-    before, after = notes.split("before and after: ")[1].split(", ")
+    parameters, buffers = notes.split("before and after: ")[1].split("; buffers: ")
+    before, after = parameters.split(", ")
     assert before == after
+    assert len(set(buffers.split(" (")[0].split(", "))) == 2  # re-estimated on the training rooms
+    assert "batch norm: reestimated" in buffers
+
+
+def test_a_given_encoder_is_taken_instead_of_pretraining(reproduced: Path, tmp_path: Path) -> None:
+    """Probing the encoder of the run above by hand gives the number that the row has."""
+    (run,) = reproduced.glob("runs/pretrain/*")
+    words = ("--rows", "gaussiancross", "--columns", "scannet", "--encoder", str(run))
+    done = reproduce(tmp_path / "out", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(tmp_path.glob("out/runs/pretrain/*"))
+    (given,) = tmp_path.glob("out/runs/semantic/*/result.json")
+    (trained,) = reproduced.glob("runs/semantic/scannet-gaussiancross-seed0-*/result.json")
+    one, other = (json.loads(path.read_text()) for path in (given, trained))
+    assert one["metrics"] == other["metrics"]
+    assert any("encoder given" in note for note in one["notes"])
+    wrong = reproduce(tmp_path / "wrong", *words, "--set", "semantic.encoder.base_channels=8")
+    assert wrong.returncode == 2
+    assert "base_channels 16 instead of 8" in " ".join(wrong.stderr.split())
+    assert not (tmp_path / "wrong" / "runs").exists()
 
 
 def test_a_second_call_runs_nothing(reproduced: Path) -> None:

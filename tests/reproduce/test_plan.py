@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gcbench.errors import InputError, RecipeError
+from gcbench.files import short_sha256
 from gcbench.protocols.jobs import FoldsJob, Job, PretrainJob, SemanticJob, read_job
+from gcbench.recipe.loader import load_recipe
+from gcbench.recipe.schema import SemanticRecipe
 from gcbench.recipe.tables import load_table
 from gcbench.reproduce.plan import Choice, Plan, choose, plan_table
 
@@ -59,6 +63,30 @@ def test_keys_change_with_what_decides_the_result_and_only_then(tmp_path: Path) 
     assert changed("pretrain.schedule.steps=7") == {"pretrain-gaussiancross-seed0", probe}
     assert changed("rooms.scannet.seed=5") == everything
     assert changed("rooms.s3dis.seed=5") == set()
+
+
+def test_a_given_encoder_replaces_the_pretraining(tmp_path: Path) -> None:
+    loaded = load_recipe("semantic/scannet", preset="tiny").recipe
+    assert isinstance(loaded, SemanticRecipe)
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "x", **loaded.encoder.model_dump(mode="json")}))
+    choice = replace(ALL, columns=("scannet",), encoder=folder)
+    with pytest.raises(InputError, match="no exported encoder"):
+        plan_table(TABLE, choice, tmp_path / "out")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    plan = plan_table(TABLE, choice, tmp_path / "out")
+    assert jobs(plan, "pretrain") == []
+    keys = {job.row: job.encoder_key for job in jobs(plan, "semantic") if isinstance(job, SemanticJob)}
+    assert keys.pop("gaussiancross") == f"given:{short_sha256(folder / 'model.safetensors')}"
+    assert set(keys.values()) == {None}
+    of_run = plan_table(TABLE, replace(choice, encoder=tmp_path), tmp_path / "out")  # the folder of a run
+    assert [planned.job.key for planned in of_run.jobs] == [planned.job.key for planned in plan.jobs]
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(InputError, match="does not tell the sizes"):
+        plan_table(TABLE, choice, tmp_path / "out")
+    with pytest.raises(InputError, match="none of the chosen rows takes an encoder"):
+        plan_table(TABLE, replace(choice, rows=("random-frozen",)), tmp_path / "out")
 
 
 def test_six_folds_are_joined(tmp_path: Path) -> None:
