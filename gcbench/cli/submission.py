@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +12,9 @@ import typer
 from gcbench.cli.scoring_options import Ids, IdsOption, Kind
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
+    from gcbench.scoring.submission_files import Violation
     from gcbench.scoring.submissions import SubmissionReport, SubmissionRules
 
 app = typer.Typer(
@@ -151,34 +154,43 @@ def _vertices(data: Path, names: Sequence[str]) -> Mapping[str, int]:
 def _show(source: Path, rules: SubmissionRules, report: SubmissionReport) -> None:
     """Violations by file, then the verdict."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=False)
-    if report.violations:
-        table = Table("file", "line", "", "what", box=None, pad_edge=False, header_style="bold")
-        table.columns[0].overflow = "fold"
-        table.columns[1].justify = "right"
-        by_file = [(file, list(found)) for file, found in groupby(report.violations, key=lambda found: found.file)]
-        for file, found in by_file[:_FILES_SHOWN]:
-            for number, violation in enumerate(found[:_LINES_SHOWN]):
-                mark = Text("error", style="red") if violation.is_error else Text("warning", style="yellow")
-                line = "" if violation.line is None else str(violation.line)
-                table.add_row(Text("" if number else _visible(file)), line, mark, Text(_visible(violation.reason)))
-            more = sum(violation.count for violation in found[_LINES_SHOWN:])
-            if more:
-                table.add_row("", "", "", Text(f"and {more} more; --json lists them", style="dim"))
-        if len(by_file) > _FILES_SHOWN:
-            table.add_row(
-                "...", "", "", f"and {len(by_file) - _FILES_SHOWN} more files; --json lists them", style="dim"
-            )
-        console.print(table)
-    kind = f"{report.kind} submission, {rules.label_set.name}: {report.scenes} of {len(rules.scenes)} scenes"
-    counts = f"{report.errors} errors, {report.warnings} warnings"
+    by_file = [(file, list(found)) for file, found in groupby(report.violations, key=lambda found: found.file)]
+    table = Table.grid(Column(width=7), Column(overflow="fold"), padding=(0, 1, 0, 0))
+    for file, found in by_file[:_FILES_SHOWN]:
+        for row in _rows(file, found):
+            table.add_row(*row)
+    console.print(table)
+    if len(by_file) > _FILES_SHOWN:
+        console.print(f"... and {len(by_file) - _FILES_SHOWN} more files; --json lists them", style="dim")
+    guessed = "" if rules.kind else " (as it looks)"
+    kind = f"{report.kind} submission{guessed}, {rules.label_set.name}: {report.scenes} of {len(rules.scenes)} scenes"
+    counts = f"{_counted(report.errors, 'error')}, {_counted(report.warnings, 'warning')}"
     verdict = Text("refused", style="bold red") if report.errors else Text("ready", style="bold green")
     console.print(Text.assemble(verdict, f": {source}, {kind}, {report.files} files, {counts}"), soft_wrap=True)
     if not rules.vertices:
         console.print("The number of vertices was not checked: name the scans with --data.", style="dim")
+
+
+def _rows(file: str, found: Sequence[Violation]) -> Iterator[tuple[Text, Text]]:
+    """What is wrong with one file."""
+    from rich.text import Text
+
+    name = _visible(file) or "the submission"
+    for violation in found[:_LINES_SHOWN]:
+        mark = Text("error", style="red") if violation.is_error else Text("warning", style="yellow")
+        line = "" if violation.line is None else f", line {violation.line}"
+        yield mark, Text.assemble((name, "bold"), f"{line}: {_visible(violation.reason)}")
+    more = sum(violation.count for violation in found[_LINES_SHOWN:])
+    if more:
+        yield Text(), Text(f"and {more:,} more in {name}", style="dim")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _record(source: Path, rules: SubmissionRules, report: SubmissionReport) -> dict[str, object]:

@@ -177,7 +177,7 @@ def parse_instance_line(line: bytes, number: int) -> ListedInstance | str:
     if not _LABEL_ID.fullmatch(label_id):
         return f"the label id {shown(label_id)} is no integer"
     try:
-        confidence = float(score)
+        confidence = float(score.replace(b"_", b"x"))  # Python reads 1_0 as ten, the official script does not
     except ValueError:
         return f"the confidence {shown(score)} is no number"
     if math.isnan(confidence):

@@ -1,19 +1,21 @@
 """Files of a submission, in a folder or in a ZIP, read in place and never unpacked to disk. Both are untrusted.
 
 A ZIP's names are judged as they are stored, before anything is read. Members are read one at a time, up to a limit that
-does not depend on what the archive says about itself.
+does not depend on what the archive says about itself; what does not unpack to exactly the size it says is refused.
 """
 
 from __future__ import annotations
 
+import copy
+import io
 import os
 import re
 import stat
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +25,7 @@ from gcbench.errors import InputError
 LARGEST_FILE = 1 << 24  # bytes; 16 MB are more than two million vertices
 LARGEST_TOTAL = 1 << 36  # bytes of all files together
 MOST_FILES = 200_000
+LARGEST_DIRECTORY = 120 * MOST_FILES  # bytes of a ZIP's list of its members, which is read as a whole
 _LEFTOVERS = {"__MACOSX": "left by macOS", ".DS_Store": "left by macOS", "Thumbs.db": "left by Windows"}
 _DRIVE = re.compile(r"[A-Za-z]:")
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -78,14 +81,24 @@ def open_submission(path: Path) -> Iterator[SubmissionFiles]:
         return
     if not path.is_file():
         raise InputError(f"{path} does not exist.", "Give a folder or a ZIP with the submission.")
-    try:
-        archive = zipfile.ZipFile(path)
-    except _BROKEN as error:
-        raise InputError(
-            f"{path} is not a whole ZIP archive ({error}).", "Make it again: gcbench submission pack."
-        ) from error
-    with archive:
+    with ExitStack() as opened:
+        try:
+            stream = opened.enter_context(_Stream(opened.enter_context(path.open("rb", buffering=0))))
+            archive = opened.enter_context(zipfile.ZipFile(stream))
+        except _BROKEN as error:
+            raise InputError(
+                f"{path} is not a whole ZIP archive ({error}).", "Make it again: gcbench submission pack."
+            ) from error
         yield ZipFiles(archive)
+
+
+class _Stream(io.BufferedReader):
+    """A ZIP of which no more is read at once than a list of members may have."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > LARGEST_DIRECTORY:
+            raise zipfile.BadZipFile(f"its list of files has {size:,} bytes")
+        return super().read(size)
 
 
 class FolderFiles:
@@ -93,23 +106,16 @@ class FolderFiles:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        resolved = os.path.realpath(root)
         names: list[str] = []
         found: list[Violation] = []
-        for folder, subfolders, files in os.walk(root):
-            subfolders.sort()
-            for name in [*subfolders, *sorted(files)]:
-                path = Path(folder, name)
-                relative = path.relative_to(root).as_posix()
-                if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(resolved):
-                    found.append(Violation(relative, None, "it is a link that leads out of the folder"))
-                elif name in subfolders:
-                    if path.is_symlink():
-                        found.append(Violation(relative, None, "it is a link to a folder"))
-                elif not _is_regular(path):
-                    found.append(Violation(relative, None, "it is no regular file"))
-                else:
-                    names.append(relative)
+        for name, reason in _walk(root):
+            if reason is not None:
+                found.append(Violation(name, None, reason))
+            elif len(names) == MOST_FILES:
+                found.append(Violation("", None, f"more than {MOST_FILES} files are too much; the others are left out"))
+                break
+            else:
+                names.append(name)
         self._violations = [*found, *_odd_names(names)]
         odd = {violation.file for violation in self._violations}
         self._names = tuple(name for name in names if name not in odd)
@@ -138,6 +144,7 @@ class ZipFiles:
         self._archive = archive
         self._members: dict[str, zipfile.ZipInfo] = {}
         found: list[Violation] = []
+        folders: set[str] = set()
         members = archive.infolist()
         total = sum(member.file_size for member in members)
         if len(members) > MOST_FILES or total > LARGEST_TOTAL:
@@ -152,12 +159,18 @@ class ZipFiles:
                 reason = "there are two files of this name"
             if reason is not None:
                 found.append(Violation(name, None, reason))
-            elif not name.endswith("/"):
+            elif name.endswith("/"):
+                folders.add(name.removesuffix("/"))
+            else:
                 self._members[name] = member
-        odd = _odd_names(self._members)
-        for violation in odd:
-            self._members.pop(violation.file)
-        self._violations = (*found, *odd)
+                folders.update(_parents(name))
+        folded = {_folded(name) for name in folders}
+        both = (name for name in self._members if _folded(name) in folded)
+        found += [Violation(name, None, "it is a file and a folder at once") for name in both]
+        found += _odd_names(self._members)
+        for violation in found:
+            self._members.pop(violation.file, None)
+        self._violations = tuple(found)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -168,20 +181,59 @@ class ZipFiles:
         return self._violations
 
     def read(self, name: str) -> bytes | Violation:
-        member = self._members[name]
+        size = self._members[name].file_size
+        # `zipfile` stops at the size that a member says it has: of a copy that says more, a byte too many is asked for.
+        member = copy.copy(self._members[name])
+        member.file_size = 2 * LARGEST_FILE
         try:
             with self._archive.open(member) as stream:
-                content = stream.read(min(member.file_size, LARGEST_FILE) + 1)
+                content = stream.read(size + 1)
         except _BROKEN as error:
             return Violation(name, None, f"the archive is broken here ({error})")
-        return content
+        if len(content) == size:
+            return content
+        less_or_more = "less" if len(content) < size else "more"
+        return Violation(name, None, f"it unpacks to {less_or_more} than the {size} bytes that the archive says")
 
 
-def _is_regular(path: Path) -> bool:
+def _walk(root: Path) -> Iterator[tuple[str, str | None]]:
+    """What is below a folder but for folders, by name: what is wrong with it, or None. Any depth, no recursion."""
+    resolved = os.path.realpath(root)
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(root / folder) as listed:
+                entries = sorted(listed, key=lambda entry: entry.name)
+        except OSError as error:
+            yield folder, f"this folder cannot be read: {error.strerror}"
+            continue
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(resolved):
+                yield name, "it is a link that leads out of the folder"
+            elif entry.is_symlink() and stat.S_ISDIR(_mode(entry)):
+                yield name, "it is a link to a folder"
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(name)
+            else:
+                yield name, None if stat.S_ISREG(_mode(entry)) else "it is no regular file"
+
+
+def _parents(name: str) -> Iterator[str]:
+    """The folders that a name implies."""
+    at = name.find("/")
+    while at >= 0:
+        yield name[:at]
+        at = name.find("/", at + 1)
+
+
+def _mode(entry: os.DirEntry[str]) -> int:
+    """Kind of a file, links followed; 0 if there is none at the end."""
     try:
-        return stat.S_ISREG(path.stat().st_mode)
+        return entry.stat().st_mode
     except OSError:
-        return False
+        return 0
 
 
 def _too_large(name: str) -> Violation:
@@ -214,16 +266,23 @@ def _unreadable(member: zipfile.ZipInfo) -> str | None:
         return f"its compression (method {member.compress_type}) is not Deflate, and may not be read by the server"
     if member.file_size > LARGEST_FILE:
         return f"it would unpack to {member.file_size / 1e6:.0f} MB"
+    if member.file_size and member.orig_filename.endswith("/"):
+        return "it is a folder with content"
     return None
 
 
-def _odd_names(names: Mapping[str, object] | list[str]) -> list[Violation]:
+def _folded(name: str) -> str:
+    """The same for names that some file systems take for one another."""
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+def _odd_names(names: Iterable[str]) -> list[Violation]:
     """Names that are no text, left by an operating system, or that some file systems take for one another."""
     found = []
     first: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (not name.islower(), name)):
         leftover = next((part for part in name.split("/") if part in _LEFTOVERS), None)
-        same = first.setdefault(unicodedata.normalize("NFKC", name).casefold(), name)
+        same = first.setdefault(_folded(name), name)
         if leftover is not None:
             found.append(Violation(name, None, f"'{leftover}' was {_LEFTOVERS[leftover]}: remove it"))
         elif not name.isascii() or not name.isprintable():

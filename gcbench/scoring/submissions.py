@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -40,7 +41,9 @@ from gcbench.scoring.label_files import (
 from gcbench.scoring.submission_files import SubmissionFiles, Violation, open_submission
 from gcbench.structures import Int64Array, LabelSet
 
-_LISTED = 1000  # lines of one file that are listed one by one
+_LISTED = 1000  # lines of one file that are listed one by one,
+_MOST_LISTED = 20_000  # until so many are listed of all files; then one of each. The others are counted
+_INTEGER_LINE = re.compile(rb"(?m)^[ \t]*[+-]?[0-9]{1,18}[ \t]*$()")
 _MOST_PREDICTIONS = 100_000  # of a scene
 _UNLABELLED = 0
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same submission is the same bytes
@@ -76,7 +79,7 @@ class SubmissionReport:
         kind: what it was checked as.
         files: how many there are.
         scenes: how many of the test scenes have a file.
-        violations: all of them, in the order of the files.
+        violations: all of them, file by file and line by line; files with errors first.
     """
 
     kind: str
@@ -109,9 +112,10 @@ def check_submission(path: Path, rules: SubmissionRules, on_file: OnFile | None 
     with open_submission(path) as files:
         kind = rules.kind or guess_kind(files, rules.scenes)
         check = _Check(files, rules)
-        present = [scene for scene in rules.scenes if scene + TEXT_SUFFIX in files.names]
+        names = frozenset(files.names)
+        present = [scene for scene in rules.scenes if scene + TEXT_SUFFIX in names]
         check.found += files.violations
-        check.found += _missing(files, rules.scenes)
+        check.root_folder()
         for done, scene in enumerate(present, start=1):
             if kind == SEMANTIC:
                 check.semantic(scene)
@@ -119,17 +123,20 @@ def check_submission(path: Path, rules: SubmissionRules, on_file: OnFile | None 
                 check.instance(scene)
             if on_file is not None:
                 on_file(scene, done, len(present))
+        check.missing()
         check.unexpected(kind)
-        return SubmissionReport(kind, len(files.names), len(present), tuple(check.found))
+        return SubmissionReport(kind, len(names), len(present), tuple(_in_order(check.found)))
 
 
 def guess_kind(files: SubmissionFiles, scenes: Sequence[str]) -> str:
     """Instances if the first file of a scene that says something has a line of more than one word."""
-    for scene in scenes:
-        if scene + TEXT_SUFFIX in files.names:
-            content = files.read(scene + TEXT_SUFFIX)
-            if isinstance(content, bytes) and content.strip():
-                return INSTANCE if len(content[:4096].split(b"\n")[0].split()) > 1 else SEMANTIC
+    expected = {scene + TEXT_SUFFIX for scene in scenes}
+    for name in files.names:
+        if posixpath.basename(name) in expected:
+            content = files.read(name)
+            line = next(lines_of(content.lstrip()), None) if isinstance(content, bytes) else None
+            if line is not None:
+                return INSTANCE if len(line.split()) > 1 else SEMANTIC
     return INSTANCE if any("/" in name for name in files.names) else SEMANTIC
 
 
@@ -148,19 +155,24 @@ def pack_submission(
         on_file: told the name of each scene, how many are done, and how many there are.
 
     Raises:
-        InputError: a prediction is broken, or a scene has none or two.
+        SubmissionError: scenes have no prediction, or broken ones, or `check_submission` finds an error.
     """
     assert rules.kind is not None
-    sources = {scene: _source(predictions, scene) for scene in rules.scenes}
+    found: list[Violation] = []
     with atomic_path(out) as temporary:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            for done, (scene, source) in enumerate(sources.items(), start=1):
-                for name, content in _texts(scene, source, predictions, rules, indices):
-                    entry = zipfile.ZipInfo(name, _ZIP_DATE)
-                    entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-                    archive.writestr(entry, content)
+            for done, scene in enumerate(rules.scenes, start=1):
+                try:
+                    for name, content in _texts(scene, predictions, rules, indices):
+                        entry = zipfile.ZipInfo(name, _ZIP_DATE)
+                        entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+                        archive.writestr(entry, content)
+                except InputError as error:  # the others are looked at as well
+                    found.append(Violation(scene, None, str(error)))
                 if on_file is not None:
-                    on_file(scene, done, len(sources))
+                    on_file(scene, done, len(rules.scenes))
+        if found:
+            raise SubmissionError(SubmissionReport(rules.kind, 0, len(rules.scenes) - len(found), tuple(found)))
         report = check_submission(temporary, rules)
         if report.errors:
             raise SubmissionError(report)
@@ -175,7 +187,8 @@ class SubmissionError(InputError):
     """
 
     def __init__(self, report: SubmissionReport) -> None:
-        super().__init__(f"The submission has {report.errors} errors; nothing was written.")
+        errors = "1 error" if report.errors == 1 else f"{report.errors} errors"
+        super().__init__(f"The submission has {errors}; nothing was written.")
         self.report = report
 
 
@@ -187,7 +200,25 @@ class _Check:
         self._files = files
         self._names = frozenset(files.names)
         self._rules = rules
+        self._scene_files = frozenset(scene + TEXT_SUFFIX for scene in rules.scenes)
+        self._root = self._find_root()
+        self._listed = 0
         self._masks: dict[str, str] = {}  # mask -> where it is named
+
+    def root_folder(self) -> None:
+        """A folder that everything lies in."""
+        if self._root:
+            reason = "all files lie in this folder; they must lie at the top. They were not looked into"
+            self.found.append(Violation(self._root, None, reason))
+
+    def missing(self) -> None:
+        """Scenes without a file; one that cannot be used was named already."""
+        known = {*self._names, *(violation.file for violation in self._files.violations)}
+        if self._root:
+            known = {posixpath.basename(name) for name in known}
+        for name in (scene + TEXT_SUFFIX for scene in self._rules.scenes):
+            if name not in known:
+                self.found.append(Violation(name, None, "the file of this scene is missing"))
 
     def semantic(self, scene: str) -> None:
         """One raw label id per vertex."""
@@ -203,7 +234,7 @@ class _Check:
         reason = f"is no label id of {label_set.name}"
         if labels.max() < len(label_set):
             reason += "; these look like class indices, not label ids"
-        self._list(name, ((int(row) + 1, f"{labels[row]} {reason}") for row in unlisted))
+        self._list(name, ((int(row) + 1, f"{labels[row]} {reason}") for row in unlisted), len(unlisted))
         unlabelled = int(np.count_nonzero(labels == _UNLABELLED))
         if unlabelled:
             self._warn(name, f"{unlabelled} vertices have no label ({_UNLABELLED}) and count as missed")
@@ -218,11 +249,13 @@ class _Check:
             self.found.append(Violation(name, None, f"it has {count_lines(content)} lines, too many for a scene"))
             return
         lines = [parse_instance_line(line, number) for number, line in enumerate(lines_of(content), start=1)]
-        self._list(name, ((number, line) for number, line in enumerate(lines, start=1) if isinstance(line, str)))
         vertices, first = self._rules.vertices.get(scene), ""
         skipped = small = 0
         wrong: list[tuple[int, str]] = []
-        for item in (line for line in lines if isinstance(line, ListedInstance)):
+        for number, item in enumerate(lines, start=1):
+            if not isinstance(item, ListedInstance):
+                wrong.append((number, item))
+                continue
             mask = posixpath.normpath(item.mask)
             reason = self._mask_problem(mask, f"{name}, line {item.line}")
             if reason is not None:
@@ -233,7 +266,7 @@ class _Check:
             if size is not None:
                 vertices, first = vertices or size[0], first or mask
                 small += size[1] < self._rules.minimum_vertices
-        self._list(name, iter(wrong))
+        self._list(name, wrong, len(wrong))
         if not lines:
             self._warn(name, "it has no prediction")
         if skipped:
@@ -242,19 +275,21 @@ class _Check:
             self._warn(name, f"{small} predictions have under {self._rules.minimum_vertices} vertices, and are dropped")
 
     def unexpected(self, kind: str) -> None:
-        """Files that are neither of a scene nor named by one; many in one folder hint at a root folder."""
-        scenes = {scene + TEXT_SUFFIX for scene in self._rules.scenes}
-        others = sorted(self._names - scenes - set(self._masks))
-        roots = {name.split("/")[0] for name in self._names}
-        if len(roots) == 1 and not scenes & self._names and any(name.split("/")[-1] in scenes for name in others):
-            root = roots.pop()
-            self.found.append(Violation(root, None, "all files lie in this folder; they must lie at the top"))
+        """Files that are neither of a scene nor named by one."""
+        if self._root:
             return
-        for name in others:
+        for name in sorted(self._names - self._scene_files - self._masks.keys()):
             if kind == INSTANCE and "/" in name and name.endswith(TEXT_SUFFIX):
                 self._warn(name, "no line of a scene names this mask")
             else:
                 self.found.append(Violation(name, None, "it is no file of a test scene"))
+
+    def _find_root(self) -> str:
+        """The folder that everything lies in, files of scenes too; empty if there is none."""
+        roots = {name.partition("/")[0] for name in self._names}
+        if len(roots) != 1 or self._names & self._scene_files:
+            return ""
+        return roots.pop() if any(posixpath.basename(name) in self._scene_files for name in self._names) else ""
 
     def _mask_problem(self, mask: str, where: str) -> str | None:
         quoted = shown(os.fsencode(mask))
@@ -264,9 +299,11 @@ class _Check:
             return f"the mask {quoted} is named twice, also in {self._masks[mask]}"
         if mask not in self._names:
             return f"there is no mask {quoted}"
-        if mask.removesuffix(TEXT_SUFFIX) in self._rules.scenes:
+        if mask in self._scene_files:
             return f"{quoted} is the file of a scene, and no mask"
         self._masks[mask] = where
+        if "/" not in mask:  # the script takes every text file there for one of a scene
+            return f"the mask {quoted} lies at the top; masks must lie in a folder"
         return None
 
     def _mask(self, name: str, vertices: int | None, first: str) -> tuple[int, int] | None:
@@ -277,7 +314,7 @@ class _Check:
         try:
             mask = parse_mask(content, name)
         except InputError:
-            self._list(name, bad_lines(content))
+            self._list(name, bad_lines(content), _count_bad(content))
             return None
         return len(mask), int(np.count_nonzero(mask))
 
@@ -294,7 +331,7 @@ class _Check:
         try:
             return parse_integers(content, name)
         except InputError:
-            self._list(name, bad_lines(content))
+            self._list(name, bad_lines(content), _count_bad(content))
             return None
 
     def _read(self, name: str) -> bytes | None:
@@ -304,23 +341,38 @@ class _Check:
         self.found.append(content)
         return None
 
-    def _list(self, name: str, problems: Iterator[tuple[int, str]]) -> None:
-        """The first ones one by one, the others counted."""
-        self.found += [Violation(name, line, reason) for line, reason in islice(problems, _LISTED)]
-        rest = next(problems, None)
+    def _list(self, name: str, problems: Iterable[tuple[int, str]], count: int) -> None:
+        """The first of `count` lines one by one, the others as a number."""
+        limit = _LISTED if self._listed < _MOST_LISTED else 1
+        wrong = iter(problems)
+        listed = [Violation(name, line, reason) for line, reason in islice(wrong, limit)]
+        self._listed += len(listed)
+        self.found += listed
+        rest = next(wrong, None)
         if rest is not None:
-            count = 1 + sum(1 for _ in problems)
-            self.found.append(Violation(name, rest[0], f"{count} more lines are wrong from here on", count=count))
+            more = count - len(listed)
+            self.found.append(Violation(name, rest[0], f"{more} more lines are wrong from here on", count=more))
 
     def _warn(self, name: str, reason: str) -> None:
         self.found.append(Violation(name, None, reason, is_error=False))
 
 
-def _missing(files: SubmissionFiles, scenes: Sequence[str]) -> Iterator[Violation]:
-    names = set(files.names)
-    for scene in scenes:
-        if scene + TEXT_SUFFIX not in names:
-            yield Violation(scene + TEXT_SUFFIX, None, "the file of this scene is missing")
+def _count_bad(content: bytes) -> int:
+    """How many lines `bad_lines` has, without a loop over them."""
+    lines = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    foreign = lines.removesuffix(b"\n").translate(None, b"+-0123456789 \t")
+    if b"\n\n" not in b"\n" + foreign + b"\n":  # every line has something of it, as in a file of decimals
+        return count_lines(lines)
+    return count_lines(lines) - len(_INTEGER_LINE.findall(lines))
+
+
+def _in_order(found: Sequence[Violation]) -> list[Violation]:
+    """File by file, in the order they came, and line by line; files with errors first."""
+    wrong = {violation.file for violation in found if violation.is_error}
+    place: dict[str, int] = {}
+    for violation in found:
+        place.setdefault(violation.file, len(place))
+    return sorted(found, key=lambda one: (one.file not in wrong, place[one.file], one.line or 0))
 
 
 def _source(predictions: Path, scene: str) -> Path:
@@ -331,8 +383,9 @@ def _source(predictions: Path, scene: str) -> Path:
     return found[0]
 
 
-def _texts(scene: str, source: Path, root: Path, rules: SubmissionRules, indices: bool) -> Iterator[tuple[str, bytes]]:
-    """Files of a scene in the submission, by name."""
+def _texts(scene: str, root: Path, rules: SubmissionRules, indices: bool) -> Iterator[tuple[str, bytes]]:
+    """Files of a scene in the submission, by name. Raises `InputError` for a prediction that is broken or not there."""
+    source = _source(root, scene)
     if rules.kind == SEMANTIC:
         labels = read_labels(source)
         yield scene + TEXT_SUFFIX, labels_text(_raw(labels, source, rules.label_set, indices))

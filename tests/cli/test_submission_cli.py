@@ -65,12 +65,14 @@ def test_violations_are_printed_and_the_exit_code_is_2(folder: Path, capsys: pyt
     first = next(found for found in record["violations"] if found["file"] == f"{SCENES[0]}.txt")
     assert (first["line"], first["error"]) == (3, True)
     assert run("pack", folder / "pred", folder / "a.zip", "--kind", "semantic", *common) == 2
-    assert f"{SCENES[0]}.txt, line 3: 'x' is no integer" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert f"{SCENES[0]}.txt, line 3: 'x' is no integer" in captured.out.replace("\n        ", "")
+    assert "1 error; nothing was written" in captured.err
     (folder / "pred" / f"{SCENES[0]}.txt").write_text("77\n" * 200)
     assert run("pack", folder / "pred", folder / "a.zip", "--kind", "semantic", *common) == 2
     captured = capsys.readouterr()
     assert "77 is no label id of scannet20" in captured.out
-    assert "and 190 more; --json lists them" in captured.out
+    assert "and 190 more in scene0707_00.txt" in captured.out
     assert "200 errors; nothing was written" in captured.err
     assert not (folder / "a.zip").exists()
 

@@ -69,6 +69,7 @@ def test_the_last_line_about_a_mask_counts_in_place_of_the_first(tmp_path: Path)
         ("m.txt 3.5 0.5", "the label id '3.5' is no integer"),
         ("m.txt 99999999999 0.5", "is no integer"),
         ("m.txt 3 high", "the confidence 'high' is no number"),
+        ("m.txt 3 0_5", "the confidence '0_5' is no number"),
         ("m.txt 3 nan", "the confidence is nan"),
     ],
 )

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
+import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gcbench.cli.main import main
 from gcbench.data.labels import load_label_set
 from gcbench.errors import InputError
-from gcbench.scoring import submission_files
+from gcbench.scoring import submission_files, submissions
 from gcbench.scoring.instance_files import write_instances
-from gcbench.scoring.label_files import write_labels
+from gcbench.scoring.label_files import bad_lines, write_labels
 from gcbench.scoring.submissions import (
     SubmissionError,
     SubmissionReport,
@@ -94,6 +100,12 @@ def append(name: str, text: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_text((folder / name).read_text() + text) and None
 
 
+def to_the_top(folder: Path) -> None:
+    """Put a mask where the official script takes it for the file of a scene."""
+    (folder / MASK).rename(folder / "m.txt")
+    edit(FIRST, lambda lines: [lines[0].replace(MASK, "m.txt"), *lines[1:]])(folder)
+
+
 FIRST, SECOND = (f"{scene}.txt" for scene in SCENES[:2])
 MASK = "predicted_masks/scene0707_00_000.txt"
 WRONG: list[tuple[str, Callable[[Path], object], str]] = [
@@ -120,6 +132,8 @@ WRONG: list[tuple[str, Callable[[Path], object], str]] = [
     ("instance", edit(MASK, lambda t: [*t[:8], "x", *t[9:]]), f"{MASK}, line 9: 'x' is no integer"),
     ("instance", lambda p: (p / MASK).unlink(), f"{FIRST}, line 1: there is no mask '{MASK}'"),
     ("instance", lambda p: (p / "a.txt").write_text("x"), "a.txt: it is no file of a test scene"),
+    ("instance", lambda p: to_the_top(p), f"{FIRST}, line 1: the mask 'm.txt' lies at the top; masks must lie in a"),
+    ("instance", edit(FIRST, lambda t: ["", *t]), f"{FIRST}, line 1: it is empty"),
 ]  # fmt: skip
 
 
@@ -178,10 +192,46 @@ def test_every_line_is_counted_though_not_all_are_listed(root: Path) -> None:
     assert report.violations[-1].line == 1001
 
 
-def test_a_root_folder_is_named_once(good: Path, tmp_path: Path) -> None:
-    report = check_submission(make_zip(good / "instance", tmp_path / "a.zip", "mine/"), RULES)
-    assert "mine: all files lie in this folder; they must lie at the top" in messages(report)
-    assert len(messages(report)) == 1 + len(SCENES)  # and that the files of the scenes are missing
+def test_many_files_of_wrong_lines_are_counted_and_few_lines_listed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submissions, "_LISTED", 10)
+    monkeypatch.setattr(submissions, "_MOST_LISTED", 25)
+    for mask in (root / "instance" / "predicted_masks").iterdir():
+        mask.write_text("1.0\n" * VERTICES)
+    report = check_submission(root / "instance", RULES)
+    assert report.errors == 6 * VERTICES
+    assert len(report.violations) == 3 * (10 + 1) + 3 * (1 + 1)
+
+
+@pytest.mark.parametrize("alphabet", ["059 \t\r\n\n+-x\x0b", "1.\n\r", "5x\n", "x\n"])
+@given(data=st.data())
+def test_wrong_lines_are_counted_as_they_are_listed(alphabet: str, data: st.DataObject) -> None:
+    content = data.draw(st.text(alphabet, max_size=30)).encode()
+    assert submissions._count_bad(content) == sum(1 for _ in bad_lines(content))
+
+
+def test_files_with_errors_come_first_and_lines_in_order(root: Path) -> None:
+    (root / "instance" / FIRST).write_text("")
+    mask = "predicted_masks/scene0708_00_000.txt"
+    edit(SECOND, lambda lines: [*lines, "m.txt 5 1", "bad", "m.txt 5 1"])(root / "instance")
+    edit(mask, lambda lines: ["x", *lines[1:]])(root / "instance")
+    report = check_submission(root / "instance", RULES)
+    assert [(found.file, found.line, found.is_error) for found in report.violations[:5]] == [
+        (mask, 1, True),
+        *((SECOND, line, True) for line in (3, 4, 5)),
+        (FIRST, None, False),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["semantic", "instance"])
+def test_a_root_folder_is_named_once(good: Path, root: Path, tmp_path: Path, kind: str) -> None:
+    said = "mine: all files lie in this folder; they must lie at the top. They were not looked into"
+    report = check_submission(make_zip(good / kind, tmp_path / "a.zip", "mine/"), RULES)
+    assert (report.kind, messages(report)) == (kind, [said])
+    (root / kind / SECOND).unlink()
+    report = check_submission(make_zip(root / kind, tmp_path / "a.zip", "mine/"), RULES)
+    assert messages(report) == [said, f"{SECOND}: the file of this scene is missing"]
 
 
 # What a ZIP can do that a folder cannot
@@ -215,6 +265,8 @@ def spoilt_zip(good: Path, out: Path, name: str, content: bytes = b"1\n", **of_e
         ("bz2.txt", {"compress_type": zipfile.ZIP_BZIP2}, "bz2.txt: its compression (method 12) is not Deflate"),
         ("__MACOSX/._a.txt", {}, "'__MACOSX' was left by macOS: remove it"),
         ("a\x1b[31m.txt", {}, "its name has characters other than plain ASCII"),
+        ("folder/", {}, "folder/: it is a folder with content"),
+        (f"{FIRST}/m.txt", {}, f"{FIRST}: it is a file and a folder at once"),
     ],
 )
 def test_unsafe_members_are_named_and_not_read(
@@ -242,12 +294,70 @@ def test_a_bomb_is_not_unpacked(good: Path, root: Path, tmp_path: Path, monkeypa
     (root / "semantic" / FIRST).write_bytes(b"5\n" * (1 << 21))
     content = make_zip(root / "semantic", tmp_path / "b.zip").read_bytes()
     (tmp_path / "b.zip").write_bytes(content.replace((1 << 22).to_bytes(4, "little"), (600).to_bytes(4, "little")))
-    (found,) = messages(check_submission(tmp_path / "b.zip", RULES))
-    assert found.startswith(f"{FIRST}: the archive is broken here (Bad CRC-32")
+    assert messages(check_submission(tmp_path / "b.zip", RULES)) == [
+        f"{FIRST}: it unpacks to more than the 600 bytes that the archive says"
+    ]
     monkeypatch.setattr(submission_files, "LARGEST_TOTAL", 1 << 21)
     report = check_submission(bomb, RULES)
     assert "are too much; nothing was unpacked" in messages(report)[0]
     assert report.files == 0
+
+
+@pytest.mark.parametrize(
+    ("says", "said"), [(600, "the archive is broken here (Bad CRC"), (900, "it unpacks to less than the 900")]
+)
+def test_a_member_must_unpack_to_what_the_archive_says(root: Path, tmp_path: Path, says: int, said: str) -> None:
+    """With a checksum to match, `zipfile` alone would take the first 600 bytes for the whole."""
+    whole = b"14\n" * (400 if says < 800 else 200)
+    (root / "semantic" / FIRST).write_bytes(whole)
+    content = make_zip(root / "semantic", tmp_path / "a.zip").read_bytes()
+    for old, new in ((len(whole), says), (zlib.crc32(whole), zlib.crc32(whole[:says]))):
+        assert content.count(old.to_bytes(4, "little")) >= 2
+        content = content.replace(old.to_bytes(4, "little"), new.to_bytes(4, "little"))
+    (tmp_path / "a.zip").write_bytes(content)
+    (found,) = messages(check_submission(tmp_path / "a.zip", RULES))
+    assert found.startswith(f"{FIRST}: {said}")
+
+
+def test_an_endless_list_of_members_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission_files, "LARGEST_DIRECTORY", 1 << 17)  # its end alone has up to 64 kB
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for number in range(3000):
+            archive.writestr(f"{number}.txt", b"")
+    with pytest.raises(InputError, match="its list of files has 160,890 bytes"):
+        check_submission(tmp_path / "a.zip", RULES)
+
+
+def test_a_folder_may_be_deeper_than_the_recursion_of_python(root: Path) -> None:
+    deep = root / "semantic" / Path(*"a" * 400)
+    deep.mkdir(parents=True)
+    (deep / "x.txt").write_text("1")
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(300)
+    try:
+        report = check_submission(root / "semantic", RULES)
+    finally:
+        sys.setrecursionlimit(limit)
+    assert messages(report) == ["a/" * 400 + "x.txt: it is no file of a test scene"]
+
+
+def test_a_folder_has_so_many_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission_files, "MOST_FILES", 2)
+    found = messages(check_submission(root / "semantic", RULES))
+    assert found[0] == ": more than 2 files are too much; the others are left out"
+
+
+def test_a_folder_that_cannot_be_read_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:
+        if Path(path).name == "predicted_masks":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(submission_files.os, "scandir", refuse)
+    report = check_submission(root / "instance", RULES)
+    assert "predicted_masks: this folder cannot be read: Permission denied" in messages(report)
 
 
 def test_a_huge_line_is_cut_in_the_message(root: Path) -> None:
@@ -327,22 +437,27 @@ def test_arrays_are_packed_as_text(good: Path, tmp_path: Path, indices: bool) ->
 def test_a_class_index_out_of_range_is_not_packed(good: Path, tmp_path: Path) -> None:
     for scene in SCENES:
         np.save(tmp_path / f"{scene}.npy", np.array([0, 19, -1, 20]))
-    with pytest.raises(InputError, match="value 3 is 20, which is no class index of scannet20"):
+    with pytest.raises(SubmissionError) as caught:
         packed("semantic", tmp_path, tmp_path / "a.zip", indices=True)
+    assert len(messages(caught.value.report)) == len(SCENES)
+    assert "value 3 is 20, which is no class index of scannet20" in messages(caught.value.report)[0]
 
 
 def test_nothing_is_packed_with_an_error(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.zip"
     edit(FIRST, lambda lines: ["13", *lines[1:]])(root / "semantic")
-    with pytest.raises(SubmissionError, match="1 errors; nothing was written") as caught:
+    with pytest.raises(SubmissionError, match="1 error; nothing was written") as caught:
         packed("semantic", root / "semantic", out)
     assert messages(caught.value.report) == [f"{FIRST}, line 1: 13 is no label id of scannet20"]
     (root / "semantic" / SECOND).unlink()
-    with pytest.raises(InputError, match="Scene 'scene0708_00' has no prediction"):
-        packed("semantic", root / "semantic", out)
+    (root / "semantic" / "scene0709_00.txt").write_text("1\nx\n")
     np.save(root / "semantic" / "scene0707_00.npy", [1])
-    with pytest.raises(InputError, match=r"has two: scene0707_00\.txt and scene0707_00\.npy"):
+    with pytest.raises(SubmissionError, match="3 errors; nothing was written") as caught:
         packed("semantic", root / "semantic", out)
+    two, none, bad = messages(caught.value.report)
+    assert "has two: scene0707_00.txt and scene0707_00.npy" in two
+    assert "Scene 'scene0708_00' has no prediction" in none
+    assert "scene0709_00.txt, line 2: 'x' is no integer" in bad
     assert not list(tmp_path.glob("*.zip")) + list(tmp_path.glob(".*.part"))
 
 
@@ -351,10 +466,10 @@ def test_nothing_is_packed_with_an_error(root: Path, tmp_path: Path) -> None:
 
 def mutate_zip(content: bytearray, draw: np.random.Generator) -> bytes:
     for _ in range(draw.integers(1, 4)):
-        at = int(draw.integers(len(content)))
+        at = int(draw.integers(max(len(content), 1)))
         way = draw.integers(5)
         if way == 0:
-            content[at] = int(draw.integers(256))
+            content[at : at + 1] = bytes([draw.integers(256)])
         elif way == 1:
             del content[at : at + int(draw.integers(1, 200))]
         elif way == 2:
@@ -394,41 +509,119 @@ def mutate_folder(folder: Path, draw: np.random.Generator) -> None:
         path.write_bytes(bytes(content).decode("latin-1").encode("utf-16"))
 
 
+def content_of(path: Path) -> dict[str, bytes] | None:
+    """What a ZIP unpacks to, as `zipfile` sees it; None if it does not."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = [(member.orig_filename, archive.read(member)) for member in archive.infolist()]
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError):
+        return None
+    return dict(found) if len(dict(found)) == len(found) else None
+
+
+def is_acceptable(folder: Path, kind: str) -> bool:
+    """What the check must find, in a simple way: after the benchmark's scripts, and what its guide asks for."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    if not all(
+        Path(os.path.realpath(path)).is_relative_to(folder) and (path.is_file() or path.is_dir())
+        for path in files.values()
+    ):
+        return False
+    texts = {name: path.read_bytes() for name, path in files.items() if path.is_file()}
+    tops = {name for name in texts if "/" not in name}
+    if tops != {f"{scene}.txt" for scene in SCENES} or not all(re.fullmatch(r"[!-~ ]+", name) for name in texts):
+        return False
+    if kind == "semantic":
+        return set(texts) == tops and all(has_integers(text, {0, *SCANNET20.ids}) for text in texts.values())
+    masks = []
+    for name in sorted(tops):
+        for line in texts[name].splitlines():
+            words = line.split(b" ")
+            try:
+                (mask, _, score), _ = words, int(words[1])
+                assert float(score) == float(score)
+            except (ValueError, IndexError, AssertionError):
+                return False
+            masks.append(os.path.normpath(os.fsdecode(mask)))
+    named = all(mask in texts and mask not in tops and has_integers(texts[mask]) for mask in masks)
+    return named and len(set(masks)) == len(masks) and all(name.endswith(".txt") for name in texts)
+
+
+def has_integers(text: bytes, allowed: set[int] | None = None) -> bool:
+    lines = text.splitlines()
+    if len(lines) != VERTICES or not all(re.fullmatch(rb"[ \t]*[+-]?\d{1,18}[ \t]*", line) for line in lines):
+        return False
+    return allowed is None or all(int(line) in allowed for line in lines)
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_mutated_archives_do_no_harm(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an archive that is called ready, every file is what it was before the mutation."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    found = 0
+    whole = {kind: (good / f"{kind}.zip").read_bytes() for kind in ("semantic", "instance")}
+    unspoilt = {kind: content_of(good / f"{kind}.zip") for kind in whole}
+    ready = 0
     for seed in range(400):
-        whole = bytearray((good / ("semantic.zip", "instance.zip")[seed % 2]).read_bytes())
-        (tmp_path / "a.zip").write_bytes(mutate_zip(bytearray(whole), np.random.default_rng(seed)))
+        kind = ("semantic", "instance")[seed % 2]
+        (tmp_path / "a.zip").write_bytes(mutate_zip(bytearray(whole[kind]), np.random.default_rng(seed)))
         try:
             report = check_submission(tmp_path / "a.zip", RULES)
         except InputError:
-            found += 1
-        else:
-            found += report.errors > 0
-            assert all(violation.reason for violation in report.violations)
-    assert found > 340  # the others changed a date or another field that says nothing
+            continue
+        assert all(violation.reason for violation in report.violations)
+        if report.errors == 0:
+            ready += 1
+            assert content_of(tmp_path / "a.zip") == unspoilt[kind], seed
+    assert 0 < ready < 60  # a date or another field that says nothing
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.zip", "here"]
 
 
 @pytest.mark.parametrize("kind", ["semantic", "instance"])
-def test_mutated_folders_are_checked_and_never_packed_with_an_error(good: Path, tmp_path: Path, kind: str) -> None:
-    found = 0
+def test_mutated_folders_are_refused_if_and_only_if_they_are_wrong(good: Path, tmp_path: Path, kind: str) -> None:
+    rules = SubmissionRules(**{**vars(RULES), "kind": kind, "vertices": dict.fromkeys(SCENES, VERTICES)})
+    wrong = 0
     for seed in range(200):
         folder = tmp_path / str(seed)
         shutil.copytree(good / kind, folder)
         mutate_folder(folder, np.random.default_rng(seed))
-        rules = SubmissionRules(**{**vars(RULES), "kind": kind})
         report = check_submission(folder, rules)
-        found += report.errors > 0
+        assert (report.errors == 0) == is_acceptable(folder, kind), (seed, messages(report))
+        wrong += report.errors > 0
         try:
-            repacked = packed(kind, folder, tmp_path / "a.zip")
+            repacked = pack_submission(folder, tmp_path / "a.zip", rules)
         except InputError:
             assert not (tmp_path / "a.zip").exists()
         else:
             assert repacked.errors == 0
             (tmp_path / "a.zip").unlink()
         shutil.rmtree(folder)
-    assert found > 120
+    assert 120 < wrong < 200
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_line_answers_mutations_with_0_or_2(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "scenes").write_text("".join(f"{scene}\n" for scene in SCENES))
+    codes = []
+    for seed in range(40):
+        draw, kind, source = np.random.default_rng(1000 + seed), ("semantic", "instance")[seed // 2 % 2], tmp_path / "a"
+        if seed % 2:
+            shutil.copytree(good / kind, source)
+            mutate_folder(source, draw)
+        else:
+            source.write_bytes(mutate_zip(bytearray((good / f"{kind}.zip").read_bytes()), draw))
+        codes.append(main(["submission", "check", str(source), "--scenes", str(tmp_path / "scenes")]))
+        said = capsys.readouterr()
+        assert "Traceback" not in said.out + said.err
+        assert "\x1b" not in said.out + said.err
+        assert ("refused:" in said.out) + ("Error: " in said.err) == (codes[-1] == 2)
+        shutil.rmtree(source) if source.is_dir() else source.unlink()
+        assert sorted(path.name for path in tmp_path.rglob("*")) == ["here", "scenes"]
+    assert set(codes) == {0, 2}
