@@ -77,7 +77,7 @@ def _lines(console: Console, recipe: PretrainRecipe, data: Path, out: Path, proc
 
 
 def _disk_mb(recipe: PretrainRecipe, weights: int, encoder: int, steps: int) -> float:
-    pictures = _PANEL_MB * (steps / recipe.run.evaluate_every + 3)
+    pictures = _PANEL_MB * (steps / (recipe.run.evaluate_every or recipe.schedule.round_steps(steps)) + 3)
     return (_KEPT * _FLOATS * weights + encoder) * 4 / 1e6 + pictures
 
 

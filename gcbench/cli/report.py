@@ -96,10 +96,10 @@ def compare_runs(definition: Any, done: Iterable[Run], *, with_paper: bool) -> C
     """Join the results of finished runs with the paper; runs of other kinds are left out."""
     from gcbench.reporting.compare import TableSpec, compare
     from gcbench.reporting.paper import load_paper_table
-    from gcbench.runs.results import Result
+    from gcbench.runs.results import InstanceResult, SemanticResult
 
-    typed = [run.result() for run in done if run.output().get("kind") == "semantic"]
-    results = [result for result in typed if isinstance(result, Result)]
+    typed = [run.result() for run in done if run.output().get("kind") in ("semantic", "instance")]
+    results = [result for result in typed if isinstance(result, SemanticResult | InstanceResult)]
     paper = load_paper_table(definition.id) if with_paper else None
     return compare(TableSpec.of(definition), results, paper)
 

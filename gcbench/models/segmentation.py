@@ -33,7 +33,13 @@ class Segmenter(nn.Module):
     """
 
     def __init__(
-        self, encoder: SparseUNet, num_classes: int, *, level: Level, frozen: bool, batchnorm: BatchNormMode
+        self,
+        encoder: SparseUNet,
+        num_classes: int,
+        *,
+        level: Level = "decoder",
+        frozen: bool = False,
+        batchnorm: BatchNormMode = "track",
     ) -> None:
         super().__init__()
         self.encoder = encoder

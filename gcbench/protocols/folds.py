@@ -5,13 +5,13 @@ from __future__ import annotations
 from gcbench.data.labels import load_label_set
 from gcbench.errors import RunError
 from gcbench.protocols.jobs import FoldsJob
-from gcbench.runs.results import Result, load_result
+from gcbench.runs.results import SemanticResult, load_result
 from gcbench.runs.schema import split_hash
 from gcbench.scoring.protocols import load_protocol
 from gcbench.scoring.semantic import SemanticScorer, sixfold
 
 
-def combine_folds(job: FoldsJob) -> Result:
+def combine_folds(job: FoldsJob) -> SemanticResult:
     """The cell's result; the mean over the folds stands beside it.
 
     Raises:
@@ -21,7 +21,7 @@ def combine_folds(job: FoldsJob) -> Result:
     results, folds = [], []
     for path in job.folds:
         result = load_result(path)
-        if not isinstance(result, Result):
+        if not isinstance(result, SemanticResult):
             raise RunError(f"{path} is not the result of a fold.")
         scorer = SemanticScorer(label_set, protocol)
         for name, counts in result.scenes.items():
@@ -31,7 +31,7 @@ def combine_folds(job: FoldsJob) -> Result:
     both = sixfold(folds)
     first = results[0]
     times = [result.provenance for result in results]
-    return Result(
+    return SemanticResult(
         table=job.table,
         row=job.row,
         column=job.column,

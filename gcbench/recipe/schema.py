@@ -15,6 +15,7 @@ Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Range = tuple[float, float]
+Checkpoint = Literal["last", "best"]
 
 
 class Section(BaseModel):
@@ -76,15 +77,23 @@ class Schedule(Section):
         assert self.epochs is not None
         return self.rounds * max(scenes * (self.epochs // self.rounds) // self.batch_size, 1)
 
+    def round_steps(self, total_steps: int) -> int:
+        """Steps of one round, at least one."""
+        return max(total_steps // self.rounds, 1)
+
 
 class Run(Section):
-    """How the loop runs; nothing here changes what is learnt but `precision`."""
+    """How the loop runs; nothing here changes what is learnt but `precision`.
+
+    Attributes:
+        evaluate_every: in steps; null evaluates after each of the schedule's rounds.
+    """
 
     precision: Literal["no", "bf16", "fp16"]
     workers: Annotated[int, Field(ge=0)]
     log_every: Count
     checkpoint_every: Count
-    evaluate_every: Count
+    evaluate_every: Count | None
 
 
 class PretrainData(Section):
@@ -281,6 +290,8 @@ class SemanticEvaluation(Section):
         resolution: on the sampled voxels, or on the original points (single pass: by 1-nearest neighbour).
         inference: a single pass, or fragments under test-time augmentation: every rotation about z (degrees) at every
             scale, and one flip of both axes; probabilities are summed per point.
+        checkpoint: which weights the number is of: those after the `last` step, or the `best` of all evaluations while
+            training (the highest mIoU of a single pass over the scenes that are scored). Both are kept.
     """
 
     protocol: Literal["pointcept", "scannet-official"]
@@ -289,7 +300,7 @@ class SemanticEvaluation(Section):
     tta_rotations: Annotated[list[float], Field(min_length=1)]
     tta_scales: Annotated[list[Positive], Field(min_length=1)]
     tta_flip: bool
-    checkpoint: Literal["last"]
+    checkpoint: Checkpoint
 
     @model_validator(mode="after")
     def _consistent(self) -> SemanticEvaluation:
@@ -299,7 +310,7 @@ class SemanticEvaluation(Section):
 
 
 class SemanticRecipe(Section):
-    """Semantic segmentation: from scratch, or a linear probe."""
+    """Semantic segmentation: trained in full from a random or a pre-trained encoder, or a linear probe."""
 
     kind: Literal["semantic"]
     title: str
@@ -309,6 +320,64 @@ class SemanticRecipe(Section):
     probe: Probe
     losses: SemanticLosses
     evaluation: SemanticEvaluation
+    optimizer: Optimizer
+    schedule: Schedule
+    run: Run
+
+
+class InstanceData(Section):
+    """Sampling of the points of instance segmentation; `crop_share` of a scene's voxels stays."""
+
+    grid_size: Positive
+    crop_share: Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class Grouping(Section):
+    """From points, classes and offsets to proposals (PointGroup).
+
+    Attributes:
+        radius: points of one class that are closer, once moved by their offsets, are of one cluster; in grid cells.
+        cluster_minimum: points of the smallest cluster.
+        proposal_minimum: a proposal has more points than that.
+    """
+
+    radius: Positive
+    cluster_minimum: Count
+    proposal_minimum: Annotated[int, Field(ge=0)]
+
+
+class InstanceLosses(Section):
+    """Weights of the terms; classes over labelled points, offsets over points of instances."""
+
+    cross_entropy: NonNegative
+    lovasz: NonNegative
+    offset_l1: NonNegative
+    offset_cosine: NonNegative
+
+
+class InstanceEvaluation(Section):
+    """How instances are scored, on the original points (back by 1-nearest neighbour).
+
+    Attributes:
+        protocol: the metric policy; it also says which classes are no instances.
+        checkpoint: as in `SemanticEvaluation`; the best is that of the highest AP50.
+    """
+
+    protocol: Literal["pointcept", "scannet-official"]
+    checkpoint: Checkpoint
+
+
+class InstanceRecipe(Section):
+    """Instance segmentation with PointGroup's heads, trained in full."""
+
+    kind: Literal["instance"]
+    title: str
+    data: InstanceData
+    augmentation: SemanticAugmentation
+    encoder: Encoder
+    grouping: Grouping
+    losses: InstanceLosses
+    evaluation: InstanceEvaluation
     optimizer: Optimizer
     schedule: Schedule
     run: Run
@@ -334,9 +403,11 @@ class RoomsRecipe(Section):
     s3dis: RoomSet
 
 
-Recipe = PretrainRecipe | SemanticRecipe | RoomsRecipe
-RECIPE_KINDS: dict[str, type[PretrainRecipe] | type[SemanticRecipe] | type[RoomsRecipe]] = {
+SegmentationRecipe = SemanticRecipe | InstanceRecipe
+Recipe = PretrainRecipe | SegmentationRecipe | RoomsRecipe
+RECIPE_KINDS: dict[str, type[PretrainRecipe] | type[SemanticRecipe] | type[InstanceRecipe] | type[RoomsRecipe]] = {
     "pretrain": PretrainRecipe,
     "semantic": SemanticRecipe,
+    "instance": InstanceRecipe,
     "rooms": RoomsRecipe,
 }

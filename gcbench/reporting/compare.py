@@ -21,7 +21,7 @@ from gcbench.errors import InputError
 from gcbench.reporting.paper import PaperTable, PaperValue
 
 if TYPE_CHECKING:
-    from gcbench.runs.results import Result
+    from gcbench.runs.results import TableResult
 
 SYNTHETIC = "measured on synthetic rooms"
 
@@ -104,7 +104,7 @@ class Entry:
     """
 
     label: str
-    results: tuple[Result, ...]
+    results: tuple[TableResult, ...]
     metrics: dict[str, MetricValue]
     why_not_comparable: str
     warnings: tuple[str, ...]
@@ -186,7 +186,7 @@ class Comparison:
         return f"{self.cells_run} of {self.cells_total} cells run, {seeds}"
 
 
-def compare(table: TableSpec, results: Iterable[Result], paper: PaperTable | None) -> Comparison:
+def compare(table: TableSpec, results: Iterable[TableResult], paper: PaperTable | None) -> Comparison:
     """Join results with the paper.
 
     Args:
@@ -197,7 +197,7 @@ def compare(table: TableSpec, results: Iterable[Result], paper: PaperTable | Non
     Raises:
         InputError: a result lacks a metric of the table.
     """
-    by_cell: dict[tuple[str, str], list[Result]] = {}
+    by_cell: dict[tuple[str, str], list[TableResult]] = {}
     for result in results:
         if result.table == table.id and result.fold is None:
             by_cell.setdefault((result.row, result.column), []).append(result)
@@ -214,7 +214,7 @@ def compare(table: TableSpec, results: Iterable[Result], paper: PaperTable | Non
     return Comparison(table, paper.source if paper else "", cells, tuple(protocols.values()), unused)
 
 
-def _label_protocols(results: Iterable[Result]) -> dict[str, ProtocolUse]:
+def _label_protocols(results: Iterable[TableResult]) -> dict[str, ProtocolUse]:
     described = {result.protocol.fingerprint(): result.protocol.describe() for result in results}
     ordered = sorted(described, key=lambda fingerprint: (described[fingerprint], fingerprint))
     return {
@@ -232,13 +232,13 @@ def _cell(
     table: TableSpec,
     row: RowSpec,
     column: ColumnSpec,
-    results: list[Result],
+    results: list[TableResult],
     protocols: dict[str, ProtocolUse],
     paper: PaperTable | None,
 ) -> Cell:
     ids = {metric: f"{table.id}/{row.id}/{column.id}/{metric}" for metric in table.metrics}
     printed = {metric: paper.cells[key] for metric, key in ids.items() if paper and key in paper.cells}
-    alike: dict[tuple[Any, ...], list[Result]] = {}
+    alike: dict[tuple[Any, ...], list[TableResult]] = {}
     for result in results:
         missing = [metric for metric in table.metrics if metric not in result.metrics]
         if missing:
@@ -252,7 +252,7 @@ def _cell(
     return Cell(row, column, printed, tuple(entries))
 
 
-def _like_key(result: Result) -> tuple[Any, ...]:
+def _like_key(result: TableResult) -> tuple[Any, ...]:
     """Results are averaged over seeds only where all of this is equal."""
     origin = result.provenance
     return (
@@ -266,13 +266,13 @@ def _like_key(result: Result) -> tuple[Any, ...]:
 
 
 def _entry(
-    results: list[Result],
+    results: list[TableResult],
     label: str,
     metrics: Sequence[str],
     printed: dict[str, PaperValue],
     paper: PaperTable | None,
 ) -> Entry:
-    latest: dict[int, Result] = {}
+    latest: dict[int, TableResult] = {}
     for result in sorted(results, key=lambda result: result.provenance.ended):
         latest[result.seed] = result
     warnings = []
@@ -291,7 +291,7 @@ def _entry(
     return Entry(label, chosen, values, why_not, tuple(warnings))
 
 
-def _why_not_comparable(result: Result) -> str:
+def _why_not_comparable(result: TableResult) -> str:
     origin = result.provenance
     if origin.synthetic:
         return SYNTHETIC

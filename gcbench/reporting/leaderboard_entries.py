@@ -31,11 +31,11 @@ from gcbench.reporting.leaderboard import (
 )
 from gcbench.reporting.recomputed import check_metrics
 from gcbench.runs.evaluations import EvaluationRecord, load_evaluation
-from gcbench.runs.results import Result, load_result
+from gcbench.runs.results import InstanceResult, SemanticResult, load_result
 
 Resolution = Literal["voxels", "points"]
 Inference = Literal["single-pass", "tta"]
-_KINDS = {"semantic": ("semantic", "evaluate-semantic"), "instance": ("evaluate-instance",)}
+_KINDS = {"semantic": ("semantic", "evaluate-semantic"), "instance": ("instance", "evaluate-instance")}
 
 
 @dataclass(frozen=True)
@@ -197,14 +197,14 @@ def _load(board: Board, path: Path) -> _Record:
             f"{path}: key 'kind' is {kind!r}; the board '{board.id}' takes {' and '.join(_KINDS[board.kind])}.",
             f"Give a file that `gcbench evaluate {board.kind} --json` wrote.",
         )
-    if kind == "semantic":
+    if kind == board.kind:
         result = load_result(path)
-        assert isinstance(result, Result), "its kind says so"
+        assert isinstance(result, SemanticResult | InstanceResult), "its kind says so"
         return _of_run(path, result)
     return _of_evaluation(path, load_evaluation(path))
 
 
-def _of_run(path: Path, result: Result) -> _Record:
+def _of_run(path: Path, result: SemanticResult | InstanceResult) -> _Record:
     if result.fold is not None:
         raise InputError(f"{path} is one fold, {result.fold!r}.", "Give the result of all folds together.")
     return _Record(

@@ -251,16 +251,13 @@ def render_html(comparison: Comparison, figures: Sequence[Figure] = (), *, made:
     )
 
 
-def class_means(entry: Entry) -> list[tuple[str, float, float]]:
-    """Name, IoU and Acc of every class, percent, mean over the entry's seeds; NaN where undefined."""
-    return [
-        (
-            name,
-            100.0 * statistics.fmean(result.classes[name].iou for result in entry.results),
-            100.0 * statistics.fmean(result.classes[name].acc for result in entry.results),
-        )
-        for name in entry.results[0].classes
-    ]
+def class_means(entry: Entry) -> dict[str, dict[str, float]]:
+    """Class -> metric -> percent, mean over the entry's seeds; NaN where undefined."""
+    tables = [result.class_scores() for result in entry.results]
+    return {
+        name: {metric: 100.0 * statistics.fmean(table[name][metric] for table in tables) for metric in scores}
+        for name, scores in tables[0].items()
+    }
 
 
 def number(value: float) -> str:

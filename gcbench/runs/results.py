@@ -123,21 +123,73 @@ class SceneCounts(Strict):
     target: list[Count]
 
 
+class Budget(Strict):
+    """What a training saw.
+
+    Attributes:
+        scenes: training scenes.
+        labelled_points: of them; of limited annotations those that are kept.
+        steps: optimiser steps.
+        samples: scenes taken, `steps` times the batch.
+        passes: `samples` over `scenes`.
+        epochs: the paper's number, where the budget was in epochs.
+    """
+
+    scenes: Count
+    labelled_points: Count
+    steps: Count
+    samples: Count
+    passes: Number
+    epochs: Count | None = None
+
+    def describe(self) -> str:
+        """One line for readers."""
+        said = f" ({self.epochs:,} epochs of the paper)" if self.epochs is not None else ""
+        return (
+            f"{self.steps:,} steps, {self.samples:,} samples, {self.passes:.1f} passes over {self.scenes:,} scenes"
+            f"{said}, {self.labelled_points:,} labelled points"
+        )
+
+
+class CheckpointScore(Strict):
+    """What a moment of a training scored, single pass, on the scenes of the cell.
+
+    Attributes:
+        step: after so many optimiser steps.
+        metrics: by name, fractions.
+    """
+
+    step: Count
+    metrics: dict[str, Number]
+
+
+class EncoderHashes(Strict):
+    """An encoder before and after a training: 16 hex digits of SHA-256 of its parameters and of its buffers.
+
+    Equal parameters are the proof that a probe's encoder stayed frozen. Buffers, the running statistics of batch norm,
+    move where the protocol's `batchnorm` is ``track`` or ``reestimated``.
+    """
+
+    parameters_before: str
+    parameters_after: str
+    buffers_before: str
+    buffers_after: str
+
+
 class Result(Strict):
     """One cell of a table for one seed, or one fold of it.
 
     Attributes:
         table, row, column: ids of the cell.
         fold: name of the fold if this is a part of the cell only; such a result never stands in a table.
-        metrics: ``mIoU``, ``mAcc``, ``allAcc``.
+        metrics: as fractions, by name.
         fold_mean: for a cell of several folds, the mean over the folds; `metrics` sums the counts first.
-        classes: scores by class name.
-        groups: mean IoU by group of classes (head, common, tail).
-        scenes: counts by scene; the metrics can be recomputed from them.
+        budget: what the training saw; None where several trainings are behind the number.
+        encoder: of a probe: the proof that it stayed frozen.
+        checkpoints: the last and the best model of the training, whichever the number is of.
     """
 
     schema_version: Literal[2] = 2
-    kind: Literal["semantic"] = "semantic"
     table: str
     row: str
     column: str
@@ -145,12 +197,71 @@ class Result(Strict):
     seed: int
     metrics: dict[str, Number]
     fold_mean: dict[str, Number] = Field(default={})
-    classes: dict[str, ClassScore]
-    groups: dict[str, Number] = Field(default={})
-    scenes: dict[str, SceneCounts]
     protocol: Protocol
     provenance: Provenance
     notes: list[str] = Field(default=[])
+    budget: Budget | None = None
+    encoder: EncoderHashes | None = None
+    checkpoints: dict[Literal["last", "best"], CheckpointScore] = Field(default={})
+
+
+class SemanticResult(Result):
+    """Semantic segmentation.
+
+    Attributes:
+        metrics: ``mIoU``, ``mAcc``, ``allAcc``.
+        classes: scores by class name.
+        groups: mean IoU by group of classes (head, common, tail).
+        scenes: counts by scene; the metrics can be recomputed from them.
+    """
+
+    kind: Literal["semantic"] = "semantic"
+    classes: dict[str, ClassScore]
+    groups: dict[str, Number] = Field(default={})
+    scenes: dict[str, SceneCounts]
+
+    def class_scores(self) -> dict[str, dict[str, float]]:
+        """Scores by class, as readers call them."""
+        return {name: {"IoU": score.iou, "Acc": score.acc} for name, score in self.classes.items()}
+
+    def group_scores(self) -> dict[str, dict[str, float]]:
+        """Means by group of classes."""
+        return {name: {"mIoU": value} for name, value in self.groups.items()}
+
+
+class InstanceScore(Strict):
+    """Average precision of one class: mean over IoU 0.5 up, at 0.5, at 0.25."""
+
+    ap: Number
+    ap50: Number
+    ap25: Number
+
+
+class InstanceResult(Result):
+    """Instance segmentation.
+
+    Attributes:
+        metrics: ``mAP``, ``mAP50``, ``mAP25``.
+        classes: scores of the evaluated classes.
+        groups: the three means by group of classes.
+        scenes: sizes and intersections by scene (`InstanceMetrics.as_record`); the metrics can be recomputed from them.
+    """
+
+    kind: Literal["instance"] = "instance"
+    classes: dict[str, InstanceScore]
+    groups: dict[str, dict[str, Number]] = Field(default={})
+    scenes: dict[str, dict[str, list[list[float]]]]
+
+    def class_scores(self) -> dict[str, dict[str, float]]:
+        """Scores by class, as readers call them."""
+        return {name: {"AP": s.ap, "AP50": s.ap50, "AP25": s.ap25} for name, s in self.classes.items()}
+
+    def group_scores(self) -> dict[str, dict[str, float]]:
+        """Means by group of classes."""
+        return {
+            name: {f"m{metric.upper()}": value for metric, value in means.items()}
+            for name, means in self.groups.items()
+        }
 
 
 class CurvePoint(Strict):
@@ -207,8 +318,13 @@ def _lower_case_scores(content: dict[str, Any]) -> dict[str, Any]:
 # version of a stored file -> a function that turns its content into the next version's
 _MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _lower_case_scores}
 
-AnyResult = Result | PretrainResult
-_KINDS: Mapping[str, type[Result] | type[PretrainResult]] = {"semantic": Result, "pretrain": PretrainResult}
+TableResult = SemanticResult | InstanceResult
+AnyResult = TableResult | PretrainResult
+_KINDS: Mapping[str, type[SemanticResult] | type[InstanceResult] | type[PretrainResult]] = {
+    "semantic": SemanticResult,
+    "instance": InstanceResult,
+    "pretrain": PretrainResult,
+}
 
 
 def parse_result(text: str | bytes, where: Path | str = "result") -> AnyResult:

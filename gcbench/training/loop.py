@@ -47,12 +47,19 @@ class LoopSettings:
 
     Attributes:
         scenes_per_step: of one process; with it seconds per scene are logged too.
+        round_steps: steps between evaluations where `run` does not say.
     """
 
     total_steps: int
     run: Run
     clip_norm: float | None
     scenes_per_step: int | None = None
+    round_steps: int = 1
+
+    @property
+    def evaluate_every(self) -> int:
+        """Steps between evaluations."""
+        return self.run.evaluate_every or self.round_steps
 
 
 @dataclass(frozen=True)
@@ -125,8 +132,8 @@ def train(
         report: gets `{"event": "started"}` or `{"event": "resumed", "step"}`, then `{"event": "step", "step", "total",
             "lr", "grad_norm", "seconds", "data_share", "memory_mb", "warnings", ...}` every `log_every` steps (values
             are means over the processes, memory their largest, warnings the sums since the start),
-            `{"event": "evaluation", "step", ...}` after each evaluation, and `{"event": "warning", "kind", "message"}`
-            for the first warning of each kind.
+            `{"event": "evaluation", "step", ...}` after each evaluation that gave values, and `{"event": "warning",
+            "kind", "message"}` for the first warning of each kind.
         stop_requested: asked after every step; when true, a checkpoint is written and KeyboardInterrupt raised.
         evaluate: called before the first step, after every `evaluate_every` steps and after the last one.
 
@@ -211,7 +218,7 @@ class _Loop(Generic[Batch]):
             last = self.done == total
             if last or self.done % run.log_every == 0:
                 self._log(output, {"lr": rate, "grad_norm": norm})
-            if evaluate and (last or self.done % run.evaluate_every == 0):
+            if evaluate and (last or self.done % self.settings.evaluate_every == 0):
                 self._evaluate(evaluate)
             if last or stopping or self.done % run.checkpoint_every == 0:
                 self._save()
@@ -271,7 +278,8 @@ class _Loop(Generic[Batch]):
     def _evaluate(self, evaluate: Callable[[int], Mapping[str, float]]) -> None:
         if self.accelerator.is_main_process:
             values = evaluate(self.done)
-            self.report({"event": "evaluation", "step": self.done, "total": self.settings.total_steps, **values})
+            if values:
+                self.report({"event": "evaluation", "step": self.done, "total": self.settings.total_steps, **values})
         self.clock.reset(self.done)
 
     def _save(self) -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from gcbench.cli.report import app
 from gcbench.errors import InputError
-from gcbench.runs.results import Result, load_result
+from gcbench.runs.results import SemanticResult, load_result
 from gcbench.runs.store import RunStore
 
 STORED = Path(__file__).parents[1] / "runs" / "data"
@@ -21,7 +21,7 @@ def reproduction(tmp_path: Path) -> Path:
     """A folder with two seeds of one cell, a fold, a failed run and a pre-training with its log."""
     store = RunStore(tmp_path / "runs")
     cell = load_result(STORED / "semantic-v1.json")
-    assert isinstance(cell, Result)
+    assert isinstance(cell, SemanticResult)
     for seed, value in enumerate((0.22, 0.24)):
         metrics = {"mIoU": value, "mAcc": 0.31, "allAcc": 0.6}
         store.run("semantic", f"cell-{seed}", f"0000000{seed}").start({}).finish(

@@ -10,9 +10,9 @@ import pytest
 
 from gcbench.reporting.compare import ColumnSpec, RowSpec, TableSpec
 from gcbench.reporting.paper import PaperTable, PaperValue
-from gcbench.runs.results import ClassScore, Protocol, Provenance, Result, SceneCounts
+from gcbench.runs.results import ClassScore, Protocol, Provenance, SceneCounts, SemanticResult
 
-MakeResult = Callable[..., Result]
+MakeResult = Callable[..., SemanticResult]
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
@@ -44,7 +44,7 @@ def make() -> MakeResult:
 
     def make_result(
         row: str = "method", column: str = "one", seed: int = 0, *, mIoU: float = 0.2, **changes: Any
-    ) -> Result:
+    ) -> SemanticResult:
         protocol: dict[str, Any] = {
             "label_set": "scannet20",
             "split": "val",
@@ -76,7 +76,7 @@ def make() -> MakeResult:
             for group in (protocol, provenance):
                 if key in group:
                     group[key] = changes.pop(key)
-        return Result(
+        return SemanticResult(
             **{
                 "table": "tiny",
                 "row": row,

@@ -17,10 +17,10 @@ from gcbench.recipe.tables import load_table
 from gcbench.reporting import paper as paper_module
 from gcbench.reporting.compare import TableSpec, Verdict, _letter, _verdict, compare
 from gcbench.reporting.paper import PaperTable, load_paper_table
-from gcbench.runs.results import Result
+from gcbench.runs.results import SemanticResult
 
 
-def test_mean_spread_and_difference(table: TableSpec, paper: PaperTable, make: Callable[..., Result]) -> None:
+def test_mean_spread_and_difference(table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult]) -> None:
     results = [make(seed=2, mIoU=0.21), make(seed=0, mIoU=0.19), make(seed=1, mIoU=0.23)]
     cell = compare(table, results, paper).cells[1][0]
     (entry,) = cell.entries
@@ -48,7 +48,7 @@ def test_mean_spread_and_difference(table: TableSpec, paper: PaperTable, make: C
     ],
 )
 def test_verdicts(
-    table: TableSpec, paper: PaperTable, make: Callable[..., Result], values: list[float], verdict: Verdict
+    table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult], values: list[float], verdict: Verdict
 ) -> None:
     comparison = compare(table, [make(seed=seed, mIoU=value) for seed, value in enumerate(values)], paper)
     assert comparison.cells[1][0].entries[0].metrics["mIoU"].verdict is verdict
@@ -65,7 +65,7 @@ def test_a_verdict_has_the_sign_of_the_difference_and_noise_only_softens(gap: fl
 
 @pytest.mark.parametrize("change", [{"synthetic": True}, {"preset": "tiny"}, {"synthetic": True, "preset": "tiny"}])
 def test_synthetic_rooms_and_presets_never_get_a_verdict(
-    table: TableSpec, paper: PaperTable, make: Callable[..., Result], change: dict
+    table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult], change: dict
 ) -> None:
     comparison = compare(table, [make(column=column, **change) for column in ("one", "two")], paper)
     assert comparison.tally() == {Verdict.NOT_COMPARABLE: 4}
@@ -87,7 +87,7 @@ def test_synthetic_rooms_and_presets_never_get_a_verdict(
     ],
 )
 def test_only_like_is_averaged_with_like(
-    table: TableSpec, paper: PaperTable, make: Callable[..., Result], change: dict
+    table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult], change: dict
 ) -> None:
     results = [make(seed=0, mIoU=0.2), make(seed=1, mIoU=0.4, **change)]
     cell = compare(table, results, paper).cells[1][0]
@@ -95,14 +95,14 @@ def test_only_like_is_averaged_with_like(
     assert [entry.seeds for entry in cell.entries] in ([(0,), (1,)], [(1,), (0,)])
 
 
-def test_protocols_are_named(table: TableSpec, paper: PaperTable, make: Callable[..., Result]) -> None:
+def test_protocols_are_named(table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult]) -> None:
     comparison = compare(table, [make(), make(resolution="points")], paper)
     assert [use.label for use in comparison.protocols] == ["A", "B"]
     assert "scored on points" in comparison.protocols[0].description
     assert [_letter(number) for number in (0, 25, 26, 52)] == ["A", "Z", "A1", "A2"]
 
 
-def test_what_was_not_run_is_blank(table: TableSpec, paper: PaperTable, make: Callable[..., Result]) -> None:
+def test_what_was_not_run_is_blank(table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult]) -> None:
     comparison = compare(table, [make(row="floor", seed=3)], paper)
     assert comparison.coverage() == "1 of 4 cells run, seed 3"
     assert comparison.cells[1][1].entries == ()
@@ -111,7 +111,9 @@ def test_what_was_not_run_is_blank(table: TableSpec, paper: PaperTable, make: Ca
     assert compare(table, [], None).coverage() == "0 of 4 cells run, no seeds"
 
 
-def test_folds_and_other_tables_stay_out(table: TableSpec, paper: PaperTable, make: Callable[..., Result]) -> None:
+def test_folds_and_other_tables_stay_out(
+    table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult]
+) -> None:
     results = [make(fold="Area_1"), make(table="table9"), make(row="stranger")]
     comparison = compare(table, results, paper)
     assert comparison.cells_run == 0
@@ -119,7 +121,7 @@ def test_folds_and_other_tables_stay_out(table: TableSpec, paper: PaperTable, ma
 
 
 def test_a_seed_counts_once_and_doubts_are_said(
-    table: TableSpec, paper: PaperTable, make: Callable[..., Result]
+    table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult]
 ) -> None:
     first = make(mIoU=0.1)
     later = make(mIoU=0.3, ended=first.provenance.ended + timedelta(days=1))
@@ -129,7 +131,7 @@ def test_a_seed_counts_once_and_doubts_are_said(
     assert [warning.split(" ")[0] for warning in entry.warnings] == ["1", "the", "run"]
 
 
-def test_a_missing_metric_is_an_error(table: TableSpec, paper: PaperTable, make: Callable[..., Result]) -> None:
+def test_a_missing_metric_is_an_error(table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult]) -> None:
     with pytest.raises(InputError, match=r"method/one, seed 0, has no 'mAcc'"):
         compare(table, [make(metrics={"mIoU": 0.5})], paper)
 

@@ -16,7 +16,7 @@ from gcbench.reporting import figures
 from gcbench.reporting.compare import TableSpec, compare
 from gcbench.reporting.figures import PanelRow, bar_table, loss_curves, render_panel
 from gcbench.reporting.paper import PaperTable
-from gcbench.runs.results import Result
+from gcbench.runs.results import SemanticResult
 
 SIZE = (12, 16)
 LOSSES = {"colour": "image", "depth": "depth"}
@@ -125,7 +125,7 @@ def lines_across(canvas: Canvas) -> list[float]:
 
 
 def test_bars_show_the_paper_only_where_it_may_be_compared(
-    table: TableSpec, paper: PaperTable, make: Callable[..., Result], drawn: list[Canvas]
+    table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult], drawn: list[Canvas]
 ) -> None:
     real = [make(), make(column="two", mIoU=0.4), make(row="floor", mIoU=0.02)]
     size(bar_table(compare(table, real, paper), "mIoU"))
@@ -137,7 +137,7 @@ def test_bars_show_the_paper_only_where_it_may_be_compared(
 
 
 def test_bars_are_of_what_was_run(
-    table: TableSpec, paper: PaperTable, make: Callable[..., Result], drawn: list[Canvas]
+    table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult], drawn: list[Canvas]
 ) -> None:
     comparison = compare(table, [make(seed=0, mIoU=0.1), make(seed=1, mIoU=0.2)], paper)
     bar_table(comparison, "mIoU")

@@ -33,7 +33,7 @@ from gcbench.reporting.leaderboard_render import (
 )
 from gcbench.reporting.paper import load_paper_table
 from gcbench.runs.evaluations import EvaluationRecord, protocol_fingerprint
-from gcbench.runs.results import Result
+from gcbench.runs.results import SemanticResult
 from gcbench.runs.schema import split_hash
 
 POINTS = Stated("points", "single-pass")
@@ -257,7 +257,9 @@ def test_several_seeds_bring_their_spread(boards: Path, write: Write) -> None:
     assert (score.std, score.seeds, score.span) == (1.0, 2, (69.0, 71.0))
 
 
-def test_a_result_of_our_own_run_knows_its_protocol(tmp_path: Path, boards: Path, make: Callable[..., Result]) -> None:
+def test_a_result_of_our_own_run_knows_its_protocol(
+    tmp_path: Path, boards: Path, make: Callable[..., SemanticResult]
+) -> None:
     result = make(row="gaussiancross", mIoU=0.5)
     scenes = dict.fromkeys(VAL, result.scenes["scene"])
     path = tmp_path / "result.json"

@@ -20,7 +20,7 @@ from gcbench.reporting import render
 from gcbench.reporting.compare import Comparison, TableSpec, compare
 from gcbench.reporting.paper import PaperTable
 from gcbench.reporting.render import Figure
-from gcbench.runs.results import Result
+from gcbench.runs.results import SemanticResult
 
 PNG = b"\x89PNG\r\n\x1a\n made up"
 VOID = {"meta", "img", "br", "link", "input"}
@@ -46,13 +46,13 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture
-def real(table: TableSpec, paper: PaperTable, make: Callable[..., Result]) -> Comparison:
+def real(table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult]) -> Comparison:
     results = [make(seed=seed, mIoU=value) for seed, value in enumerate((0.19, 0.21))]
     return compare(table, [*results, make(row="floor", mIoU=0.02), make(mIoU=0.1, resolution="points")], paper)
 
 
 @pytest.fixture
-def synthetic(table: TableSpec, paper: PaperTable, make: Callable[..., Result]) -> Comparison:
+def synthetic(table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult]) -> Comparison:
     return compare(table, [make(synthetic=True, preset="tiny", mIoU=0.123)], paper)
 
 

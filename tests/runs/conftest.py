@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from gcbench.runs.provenance import collect_provenance
-from gcbench.runs.results import Protocol, Result
+from gcbench.runs.results import Protocol, SemanticResult
 
 
 @pytest.fixture(scope="session")
-def result() -> Result:
+def result() -> SemanticResult:
     nan = float("nan")
     provenance = collect_provenance(
         recipe="semantic/scannet",
@@ -41,4 +41,4 @@ def result() -> Result:
         evaluation="pointcept",
         evaluation_version=1,
     )
-    return Result(**content, protocol=protocol, provenance=provenance)
+    return SemanticResult(**content, protocol=protocol, provenance=provenance)

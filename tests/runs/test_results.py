@@ -13,16 +13,16 @@ import pytest
 
 from gcbench.errors import RunError
 from gcbench.runs import provenance, results
-from gcbench.runs.results import PretrainResult, Result, load_result, parse_result
+from gcbench.runs.results import PretrainResult, SemanticResult, load_result, parse_result
 
 STORED = Path(__file__).parent / "data"
 
 
-def test_nan_is_null_and_comes_back(result: Result) -> None:
+def test_nan_is_null_and_comes_back(result: SemanticResult) -> None:
     text = result.model_dump_json()
     assert json.loads(text)["metrics"]["allAcc"] is None
     again = parse_result(text)
-    assert isinstance(again, Result)
+    assert isinstance(again, SemanticResult)
     assert math.isnan(again.metrics["allAcc"])
     assert math.isnan(again.classes["floor"].iou)
     assert again.model_dump_json() == text
@@ -41,7 +41,7 @@ def test_files_of_version_1_load_for_ever(name: str) -> None:
         assert stored.protocol.fingerprint() == "dbb5af46fd08"
 
 
-def test_a_newer_schema_migrates_older_files(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newer_schema_migrates_older_files(result: SemanticResult, monkeypatch: pytest.MonkeyPatch) -> None:
     old = json.loads(result.model_dump_json())
     old["schema_version"] = 0
     old["cell_row"] = old.pop("row")
@@ -65,7 +65,7 @@ def test_a_newer_schema_migrates_older_files(result: Result, monkeypatch: pytest
         ({"metrics": {"mIoU": "high"}}, "metrics.mIoU"),
     ],
 )
-def test_what_is_not_a_result_is_refused(result: Result, change: dict, message: str) -> None:
+def test_what_is_not_a_result_is_refused(result: SemanticResult, change: dict, message: str) -> None:
     with pytest.raises(RunError, match=message):
         parse_result(json.dumps({**json.loads(result.model_dump_json()), **change}))
 
@@ -78,7 +78,7 @@ def test_broken_files_name_themselves(tmp_path: Path) -> None:
         load_result(tmp_path / "torn.json")
 
 
-def test_the_fingerprint_sees_every_field(result: Result) -> None:
+def test_the_fingerprint_sees_every_field(result: SemanticResult) -> None:
     protocol = result.protocol
     changes = {
         "label_set": "scannet200",
@@ -98,7 +98,7 @@ def test_the_fingerprint_sees_every_field(result: Result) -> None:
     assert len(prints | {protocol.fingerprint()}) == len(changes) + 1
 
 
-def test_provenance_is_gathered(result: Result) -> None:
+def test_provenance_is_gathered(result: SemanticResult) -> None:
     found = result.provenance
     assert {"python", "gcbench", "numpy"} <= set(found.versions)
     assert int(found.hardware["cores"]) >= 1
@@ -146,5 +146,5 @@ def test_no_torch_is_imported() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_started_is_stored_in_utc(result: Result) -> None:
+def test_started_is_stored_in_utc(result: SemanticResult) -> None:
     assert result.provenance.started.utcoffset() == timezone.utc.utcoffset(None)

@@ -15,7 +15,7 @@ import pytest
 
 from gcbench.errors import InputError, RunError
 from gcbench.runs import files
-from gcbench.runs.results import Result
+from gcbench.runs.results import SemanticResult
 from gcbench.runs.store import Run, RunStore
 
 KEY = "0123456789abcdef"
@@ -39,7 +39,7 @@ def hold(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_run_from_queue_to_result(run: Run, result: Result, tmp_path: Path) -> None:
+def test_a_run_from_queue_to_result(run: Run, result: SemanticResult, tmp_path: Path) -> None:
     assert run.status is None
     assert run.folder == tmp_path / "semantic" / "cell-01234567"
     run.queue(JOB)
@@ -52,7 +52,7 @@ def test_a_run_from_queue_to_result(run: Run, result: Result, tmp_path: Path) ->
     assert run.is_done
     assert run.job() == JOB
     assert run.records() == [{"step": 1, "loss": 0.5, "psnr": None}]
-    assert isinstance(run.result(), Result)
+    assert isinstance(run.result(), SemanticResult)
     assert run.result().model_dump_json() == result.model_dump_json()
     assert [other.folder for other in RunStore(tmp_path).runs()] == [run.folder]
     assert RunStore(tmp_path).runs("pretrain") == []
