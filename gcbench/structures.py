@@ -111,6 +111,7 @@ class PointBatch:
         feat: [N, C] float32, network input.
         offsets: [B] int64, cumulative number of points: scene b is ``offsets[b - 1] : offsets[b]``.
         segment: [N] int64 class indices, -1 ignored; None without labels.
+        centroid: [N, 3] float32, metres, of each point's instance, NaN where it has none; None without instances.
         names: the B scene names.
     """
 
@@ -119,6 +120,7 @@ class PointBatch:
     feat: Tensor
     offsets: Tensor
     segment: Tensor | None = None
+    centroid: Tensor | None = None
     names: tuple[str, ...] = ()
 
     def to(self, target: device | str) -> PointBatch:

@@ -18,18 +18,18 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from gcbench.protocols.jobs import Job, SemanticJob
+from gcbench.protocols.jobs import InstanceJob, Job, SemanticJob
 
-_SHOWN = ("loss", "image", "depth", "semantic", "psnr_heldout", "mIoU")
-_LIVE = ("loss", "image", "depth", "semantic", "psnr", "psnr_heldout", "mIoU", "seconds", "memory_mb", "kept")
+_SHOWN = ("loss", "image", "depth", "semantic", "psnr_heldout", "mIoU", "mAP50")
+_LIVE = ("loss", "image", "depth", "semantic", "psnr", "psnr_heldout", "mIoU", "mAP50", "seconds", "memory_mb", "kept")
 _EVALUATED = ("psnr_heldout", "psnr_train", "loss", "seconds", "memory_mb", "kept")
 _VERBS = {"rooms": "making rooms", "prepare": "preparing", "pretrain": "pre-training", "folds": "joining"}
 
 
 def describe(job: Job) -> str:
     """What a job does, in words."""
-    if isinstance(job, SemanticJob):
-        return f"{'probing' if job.recipe.values['probe.frozen'] else 'training'} {job.name}"
+    if isinstance(job, SemanticJob | InstanceJob):
+        return f"{'probing' if job.recipe.values.get('probe.frozen') else 'training'} {job.name}"
     return f"{_VERBS[job.kind]} {job.name}"
 
 
@@ -121,6 +121,7 @@ def _loss(key: str, value: float) -> str:
 
 _FORMATS: dict[str, Callable[[str, float], str]] = {
     "mIoU": lambda key, value: f"mIoU {100 * value:.1f} %",
+    "mAP50": lambda key, value: f"AP50 {100 * value:.1f} %",
     "psnr": lambda key, value: f"PSNR {value:.1f} dB",
     "psnr_heldout": lambda key, value: f"held-out PSNR {value:.1f} dB",
     "psnr_train": lambda key, value: f"of views trained on {value:.1f} dB",

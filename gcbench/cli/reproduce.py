@@ -40,6 +40,9 @@ def reproduce(
             metavar="DIR",
         ),
     ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Other values than the paper's: official; table4 has lovasz too.")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override, e.g. pretrain.schedule.steps=100; may be repeated.")
     ] = None,
@@ -63,6 +66,7 @@ def reproduce(
         data=_datasets(data),
         overrides=tuple(set_ or ()),
         encoder=None if encoder is None else encoder.resolve(),
+        variant=variant,
     )
     plan = plan_table(definition, choice, out.resolve())
     if dry_run:

@@ -28,6 +28,8 @@ class PointSample:
         feat: [M, 6] float32: colour / 127.5 - 1, then normal.
         segment: [M] int64 class indices, -1 ignored; None without labels.
         instance: [M] int64 instance ids as in the scene, -1 none; None without labels.
+        centroid: [M, 3] float32, of each point's instance, NaN where it has none; None unless asked for
+            (`gcbench.data.instances`).
     """
 
     name: str
@@ -36,21 +38,24 @@ class PointSample:
     feat: Float32Array
     segment: Int64Array | None = None
     instance: Int64Array | None = None
+    centroid: Float32Array | None = None
 
     def __len__(self) -> int:
         return len(self.coord)
 
 
 def collate(samples: Sequence[PointSample]) -> PointBatch:
-    """Put the samples of B scenes one after the other; `segment` is kept when all of them have it."""
+    """Put the samples of B scenes one after the other; `segment` and `centroid` are kept when all of them have it."""
     lengths = [len(sample) for sample in samples]
     segments = [sample.segment for sample in samples if sample.segment is not None]
+    centroids = [sample.centroid for sample in samples if sample.centroid is not None]
     return PointBatch(
         coord=_joined([sample.coord for sample in samples]),
         grid_coord=_joined([sample.grid_coord for sample in samples]),
         feat=_joined([sample.feat for sample in samples]),
         offsets=torch.tensor(np.cumsum(lengths), dtype=torch.int64),
         segment=_joined(segments) if len(segments) == len(samples) else None,
+        centroid=_joined(centroids) if len(centroids) == len(samples) else None,
         names=tuple(sample.name for sample in samples),
     )
 
@@ -88,6 +93,7 @@ def mix3d(batch: PointBatch, rng: np.random.Generator, *, keep_labelled: bool = 
         feat=batch.feat[index],
         offsets=torch.tensor(np.cumsum(lengths), dtype=torch.int64),
         segment=None if batch.segment is None else batch.segment[index],
+        centroid=None if batch.centroid is None else batch.centroid[index],
         names=tuple("+".join(names[first : first + 2]) for first in range(0, len(names), 2)),
     )
 

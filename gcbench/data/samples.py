@@ -17,6 +17,7 @@ import torch
 from gcbench.data import geometry
 from gcbench.data.batching import PointSample, collate, mix3d
 from gcbench.data.frames import FrameSequence
+from gcbench.data.instances import with_centroids
 from gcbench.data.segmentation_points import features, labels_of, take_rows, training_points
 from gcbench.data.storage import PreparedDataset
 from gcbench.data.transforms import (
@@ -73,6 +74,7 @@ class SegmentationSamples:
         crop_share: instead of `crop_points`, the share of a scene's voxels that stays (instance segmentation).
         labelled: scene -> ids of the vertices whose labels are kept; all others are -1. They survive every dropout,
             voxel, crop and mix (limited annotations). None keeps all labels.
+        instance_classes: classes whose instances count: samples get their centroids. None: no instances are wanted.
 
     Raises:
         DataError: there is no scene, the dataset does not carry the label set, or `labelled` lacks a scene or names
@@ -92,6 +94,7 @@ class SegmentationSamples:
         seed: int,
         crop_share: float | None = None,
         labelled: Mapping[str, Int64Array | Sequence[int]] | None = None,
+        instance_classes: Sequence[int] | None = None,
     ) -> None:
         _check_scenes(dataset, names)
         if crop_share is not None and (crop_points is not None or not 0 < crop_share <= 1):
@@ -106,6 +109,7 @@ class SegmentationSamples:
         self.augmentation = augmentation
         self.seed = seed
         self.labelled = None if labelled is None else {name: _labelled(dataset, name, labelled) for name in names}
+        self.instance_classes = instance_classes
 
     def __len__(self) -> int:
         """Samples of one pass."""
@@ -113,7 +117,7 @@ class SegmentationSamples:
 
     def __getitem__(self, number: int) -> PointSample:
         scene = self.dataset.scene(self.names[scene_of_sample(len(self.names), self.seed, number)])
-        return training_points(
+        sample = training_points(
             scene,
             label_set=self.label_set,
             grid_size=self.grid_size,
@@ -122,6 +126,7 @@ class SegmentationSamples:
             rng=_generator(self.seed, _SAMPLE, number),
             labelled=None if self.labelled is None else self.labelled[scene.name],
         )
+        return sample if self.instance_classes is None else with_centroids(sample, self.instance_classes)
 
 
 class SegmentationBatches:
@@ -147,8 +152,17 @@ class SegmentationBatches:
         return mix3d(batch, rng, keep_labelled=self.samples.labelled is not None)
 
 
-def evaluation_sample(scene: Scene, *, grid_size: float, label_set: str) -> EvaluationSample:
+def evaluation_sample(
+    scene: Scene, *, grid_size: float, label_set: str, labelled: Int64Array | None = None
+) -> EvaluationSample:
     """One scene as it is, voxelised with the first point of each voxel, in the frame training uses (centre shift).
+
+    Args:
+        scene: the scene.
+        grid_size: voxel edge, metres.
+        label_set: which labels become `segment`.
+        labelled: ids of the only points with a label, ascending (limited annotations): each is taken for its voxel.
+            None: all points keep their labels.
 
     Raises:
         DataError: the scene has labels, but not those.
@@ -156,7 +170,11 @@ def evaluation_sample(scene: Scene, *, grid_size: float, label_set: str) -> Eval
     _check_labels(scene, label_set)
     coord = geometry.move_points(center_shift(scene.coord, apply_z=True), scene.coord)
     voxels = grid_sample(coord, grid_size, None)
-    points = _points_of(scene, coord, voxels.index, voxels.grid_coord, label_set)
+    index = voxels.index
+    if labelled is not None:
+        index = index.copy()
+        index[voxels.inverse[labelled]] = labelled
+    points = _points_of(scene, coord, index, voxels.grid_coord, label_set, labelled)
     return EvaluationSample(points, voxels.inverse, coord, labels_of(scene, label_set, np.arange(len(scene))))
 
 
@@ -372,13 +390,18 @@ def _labelled(dataset: PreparedDataset, name: str, labelled: Mapping[str, Int64A
 
 
 def _points_of(
-    scene: Scene, coord: Float32Array, index: Int64Array, grid_coord: Int32Array, label_set: str
+    scene: Scene,
+    coord: Float32Array,
+    index: Int64Array,
+    grid_coord: Int32Array,
+    label_set: str,
+    labelled: Int64Array | None = None,
 ) -> PointSample:
     return PointSample(
         name=scene.name,
         coord=np.ascontiguousarray(take_rows(coord, index)),
         grid_coord=grid_coord,
         feat=features(take_rows(scene.color, index).astype(np.float32), take_rows(scene.normal, index)),
-        segment=labels_of(scene, label_set, index),
+        segment=labels_of(scene, label_set, index, labelled),
         instance=None if scene.instance is None else scene.instance[index].astype(np.int64),
     )

@@ -33,9 +33,10 @@ def make_rooms(job: RoomsJob, report: Report) -> dict[str, Any]:
 
 
 def prepare(job: PrepareJob, report: Report) -> dict[str, Any]:
-    """Prepare the dataset of a `PrepareJob`; scenes that are whole are kept."""
+    """Prepare the dataset of a `PrepareJob`, with its data-efficient sets; scenes that are whole are kept."""
     from gcbench.data.prepare import prepare_s3dis, prepare_scannet
     from gcbench.data.storage import PreparedDataset
+    from gcbench.data.subsets import draw
 
     step = prepare_scannet if job.layout == "scannet" else prepare_s3dis
     step(
@@ -44,6 +45,8 @@ def prepare(job: PrepareJob, report: Report) -> dict[str, Any]:
         on_scene=lambda name, done, total: report({"event": "progress", "step": done, "total": total, "phase": name}),
     )
     dataset = PreparedDataset.open(job.out)
+    if job.layout == "scannet":
+        draw(dataset, 0)
     return {"scenes": sum(map(len, dataset.splits.values())), "fingerprint": dataset.fingerprint}
 
 

@@ -102,16 +102,17 @@ class PretrainJob(_Strict):
         return content_hash({"kind": self.kind, "recipe": self.recipe.hash, "data": self.data_key, "seed": self.seed})
 
 
-class SemanticJob(_Strict):
+class _TableJob(_Strict):
     """Train and score one fold of one cell of a table.
 
     Attributes:
         fold: the fold's name where the cell has several, else None.
+        limit: the data-efficient set that is trained on, such as ``scenes-10``; None takes all of `train`.
+        limit_key: of what the set holds.
         encoder: exported encoder weights to start from, or None for a random start.
         encoder_key: the key of the job that makes them, or ``given:`` and the SHA-256 of the weights.
     """
 
-    kind: Literal["semantic"] = "semantic"
     name: str
     table: str
     row: str
@@ -123,6 +124,8 @@ class SemanticJob(_Strict):
     label_set: str
     train: tuple[str, ...]
     val: tuple[str, ...]
+    limit: str | None = None
+    limit_key: str | None = None
     encoder: Path | None
     encoder_key: str | None
     seed: int
@@ -130,16 +133,29 @@ class SemanticJob(_Strict):
     @property
     def key(self) -> str:
         content = {
-            "kind": self.kind,
+            "kind": self.recipe.kind,
             "recipe": self.recipe.hash,
             "data": self.data_key,
             "labels": self.label_set,
             "train": self.train,
             "val": self.val,
+            "limit": (self.limit, self.limit_key),
             "encoder": self.encoder_key,
             "seed": self.seed,
         }
         return content_hash(content)
+
+
+class SemanticJob(_TableJob):
+    """Semantic segmentation."""
+
+    kind: Literal["semantic"] = "semantic"
+
+
+class InstanceJob(_TableJob):
+    """Instance segmentation."""
+
+    kind: Literal["instance"] = "instance"
 
 
 class FoldsJob(_Strict):
@@ -167,7 +183,8 @@ class FoldsJob(_Strict):
 
 
 WORKER = "gcbench.protocols.worker"
-Job = RoomsJob | PrepareJob | PretrainJob | SemanticJob | FoldsJob
+SegmentationJob = SemanticJob | InstanceJob
+Job = RoomsJob | PrepareJob | PretrainJob | SegmentationJob | FoldsJob
 _ADAPTER: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")])
 
 

@@ -1,43 +1,38 @@
-"""Semantic segmentation: train in full or probe a frozen encoder, then score the validation scenes.
+"""Semantic segmentation: train in full or probe a frozen encoder, then score the scenes of the cell.
 
 Shape legend: N points, F feature channels, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from gcbench.data.batching import collate
 from gcbench.data.labels import load_label_set
-from gcbench.data.samples import SegmentationBatches, SegmentationSamples, evaluation_sample
+from gcbench.data.samples import SegmentationBatches, evaluation_sample
 from gcbench.data.storage import PreparedDataset
-from gcbench.data.transforms import SegmentationAugmentation
-from gcbench.errors import DataError
 from gcbench.models.segmentation import EncoderState, Segmenter
 from gcbench.models.sparse_unet import reestimate_batchnorm
 from gcbench.objectives.supervised import segmentation_loss
+from gcbench.protocols.downstream import Training
 from gcbench.protocols.encoders import build_encoder, load_encoder
 from gcbench.protocols.jobs import SemanticJob
 from gcbench.protocols.loading import steps
-from gcbench.protocols.results import now, semantic_result
-from gcbench.protocols.semantic_inference import PredictionCache, SceneInference
+from gcbench.protocols.results import job_origin, now, semantic_result
+from gcbench.protocols.semantic_inference import SceneInference
+from gcbench.protocols.trained_models import ModelConfig
 from gcbench.recipe.schema import SemanticRecipe
-from gcbench.runs.results import Result
+from gcbench.runs.results import SemanticResult
 from gcbench.runs.store import Run
-from gcbench.scoring.protocols import load_protocol
-from gcbench.scoring.semantic import SemanticMetrics, SemanticScorer
+from gcbench.scoring.semantic import SemanticMetrics
 from gcbench.structures import IGNORE_INDEX, PointBatch
-from gcbench.training.checkpoint import Checkpoints
-from gcbench.training.loop import LoopSettings, Report, StepOutput, Stop, build_accelerator, train
-from gcbench.training.optim import build_optimizer, build_scheduler
+from gcbench.training.loop import Report, StepOutput, Stop
 
 
-def train_and_score(job: SemanticJob, run: Run, report: Report, stop: Stop) -> Result:
+def segment(job: SemanticJob, run: Run, report: Report, stop: Stop) -> SemanticResult:
     """Run a `SemanticJob`.
 
     Raises:
@@ -49,6 +44,18 @@ def train_and_score(job: SemanticJob, run: Run, report: Report, stop: Stop) -> R
     assert isinstance(recipe, SemanticRecipe)
     dataset = PreparedDataset.open(job.data)
     label_set = load_label_set(job.label_set)
+    config = ModelConfig(
+        task="semantic",
+        label_set=label_set.name,
+        grid_size=recipe.data.grid_size,
+        encoder=recipe.encoder,
+        level=recipe.probe.level,
+        evaluation=recipe.evaluation.protocol,
+        origin=job_origin(job, dataset),
+    )
+    training: Training[SemanticMetrics] = Training(
+        job, recipe, dataset, run, config=config, metric="mIoU", report=report, stop=stop
+    )
     torch.manual_seed(job.seed)
     model = Segmenter(
         build_encoder(recipe.encoder),
@@ -60,105 +67,97 @@ def train_and_score(job: SemanticJob, run: Run, report: Report, stop: Stop) -> R
     if job.encoder is not None:
         load_encoder(model.encoder, job.encoder)
     before = EncoderState.of(model.encoder)
-    training = _Training(job, recipe, dataset, run, report, stop)
-    if recipe.probe.frozen and recipe.probe.batchnorm == "reestimated":
-        training.reestimate(model)
-    trained = training.on_extracted_features(model) if recipe.probe.features == "extracted" else training.online(model)
-    after = EncoderState.of(trained.encoder)
+    _Learning(training, recipe, model).run(
+        SceneInference(recipe.evaluation.single_pass(), recipe.data.grid_size, label_set)
+    )
+    metrics = training.final(SceneInference(recipe.evaluation, recipe.data.grid_size, label_set), model)
+    after = EncoderState.of(model.encoder)
     if recipe.probe.frozen:
         assert after.parameters == before.parameters, f"the frozen encoder changed: {before}, {after}"
         moves = recipe.probe.batchnorm != "frozen"
         assert moves or after.buffers == before.buffers, f"the frozen batch norm changed: {before}, {after}"
-    metrics = score(
-        trained,
-        SceneInference(recipe.evaluation, recipe.data.grid_size, label_set),
-        dataset,
-        dataset.scene_names(job.val),
-        run.folder / "predictions",
-        training.device,
-        report,
-    )
-    return semantic_result(job, recipe, dataset, metrics, started, (before, after))
+    return semantic_result(job, recipe, training, metrics, started, (before, after))
 
 
-class _Training:
-    """What both ways of training share."""
+class _Learning:
+    """Both ways to train a segmenter."""
 
-    def __init__(
-        self, job: SemanticJob, recipe: SemanticRecipe, dataset: PreparedDataset, run: Run, report: Report, stop: Stop
-    ) -> None:
-        self.job, self.recipe, self.dataset, self.report, self.stop = job, recipe, dataset, report, stop
-        self.names = dataset.scene_names(job.train)
-        self.total = recipe.schedule.total_steps(len(self.names))
-        self.accelerator = build_accelerator(recipe.run.precision)
-        self.device = self.accelerator.device
-        self.checkpoints = Checkpoints(
-            run.folder / "checkpoints", warn=lambda message: report({"event": "warning", "message": message})
-        )
+    def __init__(self, training: Training[SemanticMetrics], recipe: SemanticRecipe, model: Segmenter) -> None:
+        self.training, self.recipe, self.model = training, recipe, model
 
-    def online(self, model: Segmenter) -> Segmenter:
+    def run(self, validation: SceneInference) -> None:
+        """Train, as the recipe says."""
+        if self.recipe.probe.frozen and self.recipe.probe.batchnorm == "reestimated":
+            self._reestimate()
+        if self.recipe.probe.features == "extracted":
+            self._on_extracted_features(validation)
+        else:
+            self._online(validation)
+
+    def _online(self, validation: SceneInference) -> None:
         """Every step runs the whole model on augmented crops."""
-        recipe = self.recipe
-        samples = SegmentationSamples(
-            self.dataset,
-            self.names,
-            label_set=self.job.label_set,
-            grid_size=recipe.data.grid_size,
-            crop_points=recipe.data.crop_points,
-            augmentation=SegmentationAugmentation(**recipe.augmentation.model_dump()),
-            seed=self.job.seed,
-        )
+        training, recipe = self.training, self.recipe
+        samples = training.samples(crop_points=recipe.data.crop_points)
         batches = SegmentationBatches(samples, batch_size=recipe.schedule.batch_size, mix3d_p=recipe.data.mix3d_p)
 
         def step(module: nn.Module, batch: PointBatch) -> StepOutput:
-            batch = batch.to(self.device)
+            batch = batch.to(training.device)
             assert batch.segment is not None
             return self._losses(module(batch), batch.segment)
 
-        trained = self._train(model, lambda first: steps(batches, first, self.total, recipe.run.workers), step)
-        assert isinstance(trained, Segmenter)
-        return trained
+        training.run(
+            self.model,
+            lambda first: steps(batches, first, training.total, recipe.run.workers),
+            step,
+            model=self.model,
+            validation=validation,
+        )
 
-    def on_extracted_features(self, model: Segmenter) -> Segmenter:
+    def _on_extracted_features(self, validation: SceneInference) -> None:
         """The encoder runs once on every training scene; the linear layer trains on random points of all scenes."""
-        features, segment = self._extract(model)
+        training = self.training
+        features, segment = self._extract()
         count = self.recipe.schedule.batch_size * (self.recipe.data.crop_points or 0) or len(segment)
 
         def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
-            for number in range(first, self.total):
-                generator = torch.Generator().manual_seed(self.job.seed * 1_000_003 + number)
+            for number in range(first, training.total):
+                generator = torch.Generator().manual_seed(training.job.seed * 1_000_003 + number)
                 rows = torch.randint(len(segment), (min(count, len(segment)),), generator=generator)
                 yield features[rows], segment[rows]
 
         def step(module: nn.Module, batch: tuple[Tensor, Tensor]) -> StepOutput:
-            return self._losses(module(batch[0].to(self.device)), batch[1].to(self.device))
+            return self._losses(module(batch[0].to(training.device)), batch[1].to(training.device))
 
-        self._train(model.head, batches, step)
-        return model
+        training.run(self.model.head, batches, step, model=self.model, validation=validation)
 
-    def reestimate(self, model: Segmenter) -> None:
+    def _reestimate(self) -> None:
         """Measure the frozen encoder's batch-norm statistics on the training scenes, as they are."""
-        model.to(self.device)
-        reestimate_batchnorm(model.encoder, model.features, self._scenes("batch norm"))
+        self.model.to(self.training.device)
+        reestimate_batchnorm(self.model.encoder, self.model.features, self._scenes("batch norm"))
 
-    def _extract(self, model: Segmenter) -> tuple[Tensor, Tensor]:
+    def _extract(self) -> tuple[Tensor, Tensor]:
         """Features [N, F] float32 and classes [N] of all labelled voxels of the training scenes."""
-        model.to(self.device).eval()
+        self.model.to(self.training.device).eval()
         parts = []
         with torch.no_grad():
             for batch in self._scenes("features"):
                 assert batch.segment is not None
                 labelled = batch.segment != IGNORE_INDEX
-                parts.append((model.features(batch)[labelled].cpu(), batch.segment[labelled].cpu()))
+                parts.append((self.model.features(batch)[labelled].cpu(), batch.segment[labelled].cpu()))
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     def _scenes(self, phase: str) -> Iterator[PointBatch]:
-        for number, name in enumerate(self.names, start=1):
+        training = self.training
+        names, labelled = training.set.names, training.set.labelled
+        for number, name in enumerate(names, start=1):
             sample = evaluation_sample(
-                self.dataset.scene(name), grid_size=self.recipe.data.grid_size, label_set=self.job.label_set
+                training.dataset.scene(name),
+                grid_size=self.recipe.data.grid_size,
+                label_set=training.job.label_set,
+                labelled=None if labelled is None else labelled[name],
             )
-            self.report({"event": "progress", "step": number, "total": len(self.names), "phase": phase})
-            yield collate([sample.points]).to(self.device)
+            training.report({"event": "progress", "step": number, "total": len(names), "phase": phase})
+            yield collate([sample.points]).to(training.device)
 
     def _losses(self, logits: Tensor, segment: Tensor) -> StepOutput:
         weights = self.recipe.losses
@@ -166,56 +165,4 @@ class _Training:
             logits, segment, cross_entropy_weight=weights.cross_entropy, lovasz_weight=weights.lovasz
         )
         values = {"loss": loss.total, "cross_entropy": loss.cross_entropy, "lovasz": loss.lovasz}
-        return StepOutput(loss.total, {name: float(value.detach()) for name, value in values.items()})
-
-    def _train(
-        self, model: nn.Module, batches: Callable[[int], Iterator[Any]], step: Callable[..., StepOutput]
-    ) -> nn.Module:
-        recipe = self.recipe
-        optimizer = build_optimizer(model.parameters(), recipe.optimizer)
-        with self.stop.deferred():
-            return train(
-                model,
-                optimizer,
-                build_scheduler(optimizer, recipe.schedule, self.total),
-                batches,
-                step,
-                LoopSettings(self.total, recipe.run, recipe.optimizer.clip_norm),
-                self.checkpoints,
-                accelerator=self.accelerator,
-                report=self.report,
-                stop_requested=self.stop,
-            )
-
-
-def score(
-    model: Segmenter,
-    inference: SceneInference,
-    dataset: PreparedDataset,
-    names: Sequence[str],
-    predictions: Path,
-    device: torch.device,
-    report: Report,
-) -> SemanticMetrics:
-    """Predict and score scenes one by one, as the recipe says; what was predicted before is taken from `predictions`.
-
-    Raises:
-        DataError: a scene has no labels, or there is no scene.
-    """
-    scorer = SemanticScorer(inference.label_set, load_protocol(inference.evaluation.protocol))
-    model.to(device).eval()
-    cache = PredictionCache(predictions / inference.key(model, dataset.fingerprint))
-    for number, name in enumerate(names, start=1):
-        scene = dataset.scene(name)
-        target = inference.target(scene)
-        classes = cache.load(name, len(target))
-        if classes is None:
-            classes = inference.predict(model, scene, device)
-            cache.store(name, classes)
-        scorer.add(name, classes, target)
-        report({"event": "progress", "step": number, "total": len(names), "phase": "scoring"})
-    if not names:
-        raise DataError(f"There is no scene to score in {dataset.root}.", "Check the splits of the table's column.")
-    metrics = scorer.result()
-    report({"event": "score", "mIoU": metrics.miou, "mAcc": metrics.macc, "allAcc": metrics.allacc})
-    return metrics
+        return StepOutput(loss.total, {name: value.detach() for name, value in values.items()})

@@ -1,5 +1,4 @@
-"""Predictions of a trained segmenter, scene by scene, in each way that a table may mean; kept per scene, so that a
-scoring that was cut off goes on.
+"""Predictions of a trained segmenter, in each way that a table may mean.
 
 Single pass: one point per voxel is predicted, and scored there, or each original point takes its nearest voxel's class.
 Test-time augmentation ("precise" in the official code): the scene is turned, scaled and flipped; each variant is split
@@ -10,11 +9,9 @@ Shape legend: N original points, M voxels, K classes.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +20,12 @@ from torch import nn
 
 from gcbench.data import geometry
 from gcbench.data.batching import collate
-from gcbench.data.npy_files import map_npy, write_npy
 from gcbench.data.samples import EvaluationSample, evaluation_fragments, evaluation_sample
 from gcbench.errors import DataError
+from gcbench.protocols.predictions import Arrays
 from gcbench.recipe.schema import SemanticEvaluation
+from gcbench.scoring.protocols import load_protocol
+from gcbench.scoring.semantic import SemanticMetrics, SemanticScorer
 from gcbench.structures import Float64Array, Int64Array, LabelSet, Scene
 
 
@@ -44,8 +43,8 @@ class SceneInference:
     grid_size: float
     label_set: LabelSet
 
-    def predict(self, model: nn.Module, scene: Scene, device: torch.device) -> Int64Array:
-        """Classes of the points that are scored: [M] voxels, or [N] original points.
+    def predict(self, model: nn.Module, scene: Scene, device: torch.device) -> Arrays:
+        """``classes`` [M] int16 of the voxels, or [N] of the original points.
 
         Args:
             model: maps a `PointBatch` to logits; in eval mode, on `device`.
@@ -53,12 +52,14 @@ class SceneInference:
             device: where the model is.
         """
         if self.evaluation.inference == "tta":
-            return self._summed(model, scene, device)
+            return {"classes": self._summed(model, scene, device).astype(np.int16)}
         sample = evaluation_sample(scene, grid_size=self.grid_size, label_set=self.label_set.name)
         with torch.no_grad():
             logits = model(collate([sample.points]).to(device))
         classes: Int64Array = logits.argmax(dim=1).cpu().numpy()
-        return classes[nearest_voxel(sample)] if self.evaluation.resolution == "points" else classes
+        if self.evaluation.resolution == "points":
+            classes = classes[nearest_voxel(sample)]
+        return {"classes": classes.astype(np.int16)}
 
     def target(self, scene: Scene) -> Int64Array:
         """True classes of the same points, -1 is not labelled.
@@ -75,15 +76,14 @@ class SceneInference:
         assert sample.points.segment is not None
         return sample.points.segment
 
-    def key(self, model: nn.Module, data_fingerprint: str) -> str:
-        """16 hex digits of all that a prediction depends on: weights and buffers, data, and how it is made."""
-        digest = hashlib.sha256()
-        settings = [self.evaluation.model_dump(mode="json"), self.grid_size, self.label_set.name, data_fingerprint]
-        digest.update(json.dumps(settings, sort_keys=True).encode())
-        for name, value in sorted(model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+    def settings(self) -> dict[str, Any]:
+        """All that decides a prediction but the weights and the data, as JSON."""
+        how = self.evaluation.model_dump(mode="json", exclude={"protocol", "checkpoint"})
+        return {"evaluation": how, "grid_size": self.grid_size, "label_set": self.label_set.name}
+
+    def scorer(self) -> SegmentationScorer:
+        """An empty scorer."""
+        return SegmentationScorer(self)
 
     def _summed(self, model: nn.Module, scene: Scene, device: torch.device) -> Int64Array:
         """Classes [N] by the sum of probabilities over all fragments of all variants."""
@@ -114,30 +114,21 @@ def nearest_voxel(sample: EvaluationSample) -> Int64Array:
     return np.asarray(index, dtype=np.int64)
 
 
-@dataclass(frozen=True)
-class PredictionCache:
-    """Predicted classes by scene, a `.npy` each; a file is whole or not there.
+class SegmentationScorer:
+    """Scores the predictions of a `SceneInference` under its protocol."""
 
-    Attributes:
-        folder: of one key (`SceneInference.key`): other weights or another way to predict have a folder of their own.
-    """
+    def __init__(self, inference: SceneInference) -> None:
+        self._inference = inference
+        self._scorer = SemanticScorer(inference.label_set, load_protocol(inference.evaluation.protocol))
 
-    folder: Path
+    def add(self, scene: Scene, prediction: Arrays) -> None:
+        """Score one scene.
 
-    def load(self, scene_name: str, points: int) -> Int64Array | None:
-        """Classes [points] of a scene, or None if there are none, or not so many."""
-        file = self._file(scene_name)
-        if not file.is_file():
-            return None
-        try:
-            classes = map_npy(file)
-        except DataError:
-            return None
-        return classes.astype(np.int64) if classes.shape == (points,) and classes.dtype == np.int16 else None
+        Raises:
+            DataError: the scene has no labels.
+        """
+        self._scorer.add(scene.name, prediction["classes"].astype(np.int64), self._inference.target(scene))
 
-    def store(self, scene_name: str, classes: Int64Array) -> None:
-        """Keep the classes of a scene."""
-        write_npy(self._file(scene_name), classes.astype(np.int16))
-
-    def _file(self, scene_name: str) -> Path:
-        return self.folder / f"{scene_name}.npy"
+    def result(self) -> SemanticMetrics:
+        """The metrics over all scenes."""
+        return self._scorer.result()

@@ -5,6 +5,7 @@ A run keeps two, `RUN/models/last.safetensors` and `RUN/models/best.safetensors`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from gcbench.recipe.schema import Checkpoint, Encoder, Grouping
 from gcbench.runs.results import CheckpointScore, Result, load_result
 from gcbench.training.checkpoint import save_weights
 
+CHECKPOINTS: tuple[Checkpoint, ...] = ("last", "best")
 _CONFIG = "config"
 
 
@@ -90,10 +92,15 @@ class KeptModels:
     def offer(self, model: nn.Module, step: int, metrics: Mapping[str, float]) -> bool:
         """Keep a model as the best if it is better than all before it; returns whether it is, or is that one again."""
         best = self.score("best")
-        if best is not None and best.step != step and not metrics[self.metric] > best.metrics[self.metric]:
+        if best is not None and best.step != step and _value(metrics, self.metric) <= _value(best.metrics, self.metric):
             return False
         self.keep("best", model, step, metrics)
         return True
+
+
+def _value(metrics: Mapping[str, float], name: str) -> float:
+    """A metric, below all others where it is undefined."""
+    return -math.inf if math.isnan(metrics[name]) else metrics[name]
 
 
 def model_file(path: Path) -> Path:

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from gcbench.errors import GcbenchError, RefusedError
-from gcbench.protocols.jobs import FoldsJob, Job, PrepareJob, PretrainJob, RoomsJob, SemanticJob, read_job
+from gcbench.protocols.jobs import FoldsJob, InstanceJob, Job, PrepareJob, PretrainJob, RoomsJob, SemanticJob, read_job
 from gcbench.runs.store import Run
 from gcbench.training.launch import INTERRUPTED, end_worker
 
@@ -83,9 +83,13 @@ def execute(job: Job, run: Run, report: Callable[[dict[str, Any]], None], stop: 
 
         return pretrain(job, run, report, stop)
     if isinstance(job, SemanticJob):
-        from gcbench.protocols.semantic import train_and_score
+        from gcbench.protocols.semantic import segment
 
-        return train_and_score(job, run, report, stop)
+        return segment(job, run, report, stop)
+    if isinstance(job, InstanceJob):
+        from gcbench.protocols.instance import segment_instances
+
+        return segment_instances(job, run, report, stop)
     assert isinstance(job, FoldsJob)
     from gcbench.protocols.folds import combine_folds
 

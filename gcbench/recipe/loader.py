@@ -83,7 +83,7 @@ def load_recipe(
     preset: str | None = None,
     overrides: Sequence[str] = (),
 ) -> LoadedRecipe:
-    """Load and validate a recipe. Later layers win: extended recipe, recipe, table row, preset, overrides.
+    """Load and validate a recipe. Later layers win: extended recipe, recipe, preset, table row, overrides.
 
     A recipe with the key `ablation` (the table or figure it stands for) keeps its own values under a preset: they are
     what it is about.
@@ -122,6 +122,7 @@ def load_recipe(
             leaves.update(_preset_leaves(preset, _PROBE_SECTION))
         if document.get("ablation"):
             leaves.update(own)
+        leaves.update(row or {})
     for override in overrides:
         key, leaf = _parse_override(override)
         leaves[key] = leaf

@@ -302,6 +302,10 @@ class SemanticEvaluation(Section):
     tta_flip: bool
     checkpoint: Checkpoint
 
+    def single_pass(self) -> SemanticEvaluation:
+        """The same without test-time augmentation, as while training."""
+        return self.model_copy(update={"inference": "single-pass"})
+
     @model_validator(mode="after")
     def _consistent(self) -> SemanticEvaluation:
         if self.inference == "tta" and self.resolution != "points":

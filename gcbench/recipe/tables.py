@@ -25,6 +25,7 @@ class TableRow(_Part):
         runs: False for a row that is shown with the paper's numbers only.
         pretrain: the pre-training recipe whose encoder is loaded, or None for a random start.
         values: dotted key -> value and source, laid over the column's recipe.
+        also: tables in which the same trainings stand under the same row and columns; they are run once.
     """
 
     id: str
@@ -32,6 +33,7 @@ class TableRow(_Part):
     runs: bool
     pretrain: str | None
     values: Mapping[str, Value]
+    also: tuple[str, ...] = ()
 
 
 class Fold(_Part):
@@ -42,13 +44,19 @@ class Fold(_Part):
 
 
 class TableColumn(_Part):
-    """A column: data, label set and recipe; several folds are scored together (summed counts)."""
+    """A column: data, label set and recipe; several folds are scored together (summed counts).
+
+    Attributes:
+        recipe: of kind `semantic` or `instance`. A variant of it is called ``<recipe>-<variant>``.
+        limit: the data-efficient set that is trained on, e.g. ``"points-20"``; None takes the folds' splits whole.
+    """
 
     id: str
     title: str
     data: Literal["scannet", "s3dis"]
     label_set: str
     recipe: str
+    limit: str | None = None
     folds: tuple[Fold, ...]
 
 
@@ -89,7 +97,7 @@ def load_table(table_id: str) -> Table:
 
 def _row(path: Path, row: dict[str, Any]) -> TableRow:
     values = dict(flatten_values(path, row.get("values") or {}))
-    return TableRow(**{"runs": True, "pretrain": None, **row, "values": values})
+    return TableRow(**{"runs": True, "pretrain": None, **row, "values": values, "also": tuple(row.get("also", ()))})
 
 
 def _column(column: dict[str, Any]) -> TableColumn:

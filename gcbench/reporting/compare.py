@@ -40,10 +40,15 @@ class Verdict(str, Enum):
 
 @dataclass(frozen=True)
 class RowSpec:
-    """A row of a table."""
+    """A row of a table.
+
+    Attributes:
+        also: tables whose results of this row stand here too.
+    """
 
     id: str
     title: str
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class TableSpec:
         return cls(
             id=table.id,
             title=table.title,
-            rows=tuple(RowSpec(row.id, row.title) for row in table.rows),
+            rows=tuple(RowSpec(row.id, row.title, tuple(row.also)) for row in table.rows),
             columns=tuple(ColumnSpec(column.id, column.title) for column in table.columns),
             metrics=tuple(table.metrics),
         )
@@ -198,8 +203,9 @@ def compare(table: TableSpec, results: Iterable[TableResult], paper: PaperTable 
         InputError: a result lacks a metric of the table.
     """
     by_cell: dict[tuple[str, str], list[TableResult]] = {}
+    also = {(other, row.id) for row in table.rows for other in row.also}
     for result in results:
-        if result.table == table.id and result.fold is None:
+        if (result.table == table.id or (result.table, result.row) in also) and result.fold is None:
             by_cell.setdefault((result.row, result.column), []).append(result)
     known = {(row.id, column.id) for row in table.rows for column in table.columns}
     protocols = _label_protocols(result for key in known & set(by_cell) for result in by_cell[key])

@@ -13,9 +13,26 @@ from typing import Literal
 from gcbench.errors import InputError
 from gcbench.files import short_sha256
 from gcbench.protocols.encoder_files import given_encoder
-from gcbench.protocols.jobs import FoldsJob, Job, JobRecipe, PretrainJob, SemanticJob, room_jobs
-from gcbench.recipe.loader import LoadedRecipe, load_recipe, preset_names
-from gcbench.recipe.schema import RECIPE_KINDS, PretrainRecipe, RoomsRecipe, SemanticRecipe
+from gcbench.protocols.jobs import (
+    FoldsJob,
+    InstanceJob,
+    Job,
+    JobRecipe,
+    PretrainJob,
+    SegmentationJob,
+    SemanticJob,
+    room_jobs,
+)
+from gcbench.recipe.loader import LoadedRecipe, load_recipe, preset_names, recipe_names
+from gcbench.recipe.schema import (
+    RECIPE_KINDS,
+    InstanceRecipe,
+    PretrainRecipe,
+    RoomsRecipe,
+    Schedule,
+    SegmentationRecipe,
+    SemanticRecipe,
+)
 from gcbench.recipe.tables import Fold, Table, TableColumn, TableRow
 from gcbench.runs.store import Run, RunStore
 
@@ -40,6 +57,7 @@ class Choice:
         data: prepared dataset folders by dataset name; empty means synthetic rooms from the preset.
         overrides: ``"kind.section.key=value"``, e.g. ``"pretrain.schedule.steps=20"``.
         encoder: an exported or converted encoder's folder: rows with a pre-trained encoder take it and pre-train none.
+        variant: of the columns' recipes, such as ``official``; None takes the paper's.
     """
 
     rows: tuple[str, ...]
@@ -49,6 +67,7 @@ class Choice:
     data: Mapping[str, Path]
     overrides: tuple[str, ...]
     encoder: Path | None = None
+    variant: str | None = None
 
 
 @dataclass
@@ -85,7 +104,8 @@ def plan_table(table: Table, choice: Choice, out: Path) -> Plan:
 
     Raises:
         InputError: no data and no preset that brings rooms, an unknown preset, a dataset that is not given, or an
-            encoder that is not there, is of other sizes, or that no chosen row takes.
+            encoder that is not there, is of other sizes, or that no chosen row takes; an unknown variant.
+        DataError: a data-efficient set is missing.
         RecipeError: an override does not fit its recipe.
     """
     if choice.preset is not None and choice.preset not in preset_names("semantic"):
@@ -101,7 +121,20 @@ def plan_table(table: Table, choice: Choice, out: Path) -> Plan:
     takes = [row.id for row in table.rows if row.pretrain]
     if choice.encoder is not None and not set(takes) & set(choice.rows):
         raise InputError("--encoder: none of the chosen rows takes an encoder.", f"Those rows do: {', '.join(takes)}.")
+    if choice.variant is not None:
+        known = variants(table)
+        if choice.variant not in known:
+            raise InputError(f"{table.id} has no variant '{choice.variant}'.", f"Known: {', '.join(known) or 'none'}.")
     return _Planner(table, choice, out).plan()
+
+
+def variants(table: Table) -> list[str]:
+    """Variants that every column's recipe has, such as ``official``."""
+    of_column = [
+        {name.removeprefix(f"{column.recipe}-") for name in recipe_names() if name.startswith(f"{column.recipe}-")}
+        for column in table.columns
+    ]
+    return sorted(set.intersection(*of_column))
 
 
 class _Planner:
@@ -124,7 +157,8 @@ class _Planner:
         if len(folds) == 1:
             return folds[0].run
         first = folds[0].job
-        assert isinstance(first, SemanticJob)
+        if not isinstance(first, SemanticJob):
+            raise InputError(f"{self.table.id}, {column.id}: only semantic segmentation has several folds.")
         job = FoldsJob(
             name=f"{column.id}-{row.id}-seed{seed}",
             table=self.table.id,
@@ -141,12 +175,16 @@ class _Planner:
     def _fold(self, row: TableRow, column: TableColumn, fold: Fold, seed: int) -> PlannedJob:
         column = self._owner(column, fold)
         data, data_key, needs = self._data(column.data)
-        loaded = self._recipe(column.recipe, "semantic", row)
-        assert isinstance(loaded.recipe, SemanticRecipe)
-        encoder, encoder_key, encoder_needs = self._encoder(row, loaded.recipe, seed)
+        variant = f"-{self.choice.variant}" if self.choice.variant else ""
+        loaded = self._recipe(f"{column.recipe}{variant}", row)
+        recipe = loaded.recipe
+        assert isinstance(recipe, SemanticRecipe | InstanceRecipe)
+        encoder, encoder_key, encoder_needs = self._encoder(row, recipe, seed)
         name = fold.val[0] if len(column.folds) > 1 else None
         suffix = f"-{name}" if name else ""
-        job = SemanticJob(
+        kind: type[SegmentationJob] = SemanticJob if isinstance(recipe, SemanticRecipe) else InstanceJob
+        limit_key, scenes = self._training_set(column, fold)
+        job = kind(
             name=f"{column.id}-{row.id}{suffix}-seed{seed}",
             table=self.table.id,
             row=row.id,
@@ -158,14 +196,29 @@ class _Planner:
             label_set=column.label_set,
             train=fold.train,
             val=fold.val,
+            limit=column.limit,
+            limit_key=limit_key,
             encoder=encoder,
             encoder_key=encoder_key,
             seed=seed,
         )
-        return self._add(job, (*needs, *encoder_needs), _budget(loaded.recipe))
+        return self._add(job, (*needs, *encoder_needs), _budget(recipe.schedule, scenes))
+
+    def _training_set(self, column: TableColumn, fold: Fold) -> tuple[str | None, int | None]:
+        """What the column's data-efficient set is known by, and the number of training scenes; None is not known."""
+        if not self.choice.data:  # rooms get their sets when they are prepared
+            return ("rooms" if column.limit else None), None
+        from gcbench.data.storage import PreparedDataset
+        from gcbench.data.subsets import load, subset_file
+
+        dataset = PreparedDataset.open(self.choice.data[column.data])
+        if column.limit is None:
+            return None, len(dataset.scene_names(fold.train))
+        scenes = load(dataset, column.limit).scene_count
+        return short_sha256(subset_file(dataset, column.limit)), scenes
 
     def _encoder(
-        self, row: TableRow, recipe: SemanticRecipe, seed: int
+        self, row: TableRow, recipe: SegmentationRecipe, seed: int
     ) -> tuple[Path | None, str | None, tuple[Path, ...]]:
         """Weights of a row's encoder, their key, and the runs that make them; none for a random start."""
         if not row.pretrain:
@@ -179,18 +232,17 @@ class _Planner:
     def _owner(self, column: TableColumn, fold: Fold) -> TableColumn:
         """The column that is just this fold, if the table has one: Area 5 is trained once for both its columns."""
         for other in self.table.columns:
-            same = (other.data, other.label_set, other.recipe) == (column.data, column.label_set, column.recipe)
-            if same and other.folds == (fold,):
+            if other.folds == (fold,) and _setting(other) == _setting(column):
                 return other
         return column
 
     def _pretraining(self, recipe: str, seed: int) -> PlannedJob:
-        loaded = self._recipe(recipe, "pretrain")
+        loaded = self._recipe(recipe)
         assert isinstance(loaded.recipe, PretrainRecipe)
         data, data_key, needs = self._data(loaded.recipe.data.dataset)
         name = f"{recipe.split('/')[-1]}-seed{seed}"
         job = PretrainJob(name=name, recipe=JobRecipe.of(loaded), data=data, data_key=data_key, seed=seed)
-        return self._add(job, needs, _budget(loaded.recipe))
+        return self._add(job, needs, _budget(loaded.recipe.schedule, None))
 
     def _data(self, dataset: Literal["scannet", "s3dis"]) -> tuple[Path, str, tuple[Path, ...]]:
         if self.choice.data:
@@ -201,7 +253,7 @@ class _Planner:
                 "Give --data ROOT with ROOT/scannet and ROOT/s3dis (made by `gcbench data prepare`), "
                 f"or try it on synthetic rooms with --preset {preset_names('rooms')[0]}.",
             )
-        loaded = self._recipe(ROOMS_RECIPE, "rooms")
+        loaded = self._recipe(ROOMS_RECIPE)
         assert isinstance(loaded.recipe, RoomsRecipe)
         rooms, prepare = room_jobs(dataset, JobRecipe.of(loaded), self.out / "data")
         sizes = loaded.recipe.scannet if dataset == "scannet" else loaded.recipe.s3dis
@@ -221,9 +273,10 @@ class _Planner:
         folder = self.choice.data[dataset]
         return folder, PreparedDataset.open(folder).fingerprint, ()
 
-    def _recipe(self, name: str, kind: str, row: TableRow | None = None) -> LoadedRecipe:
+    def _recipe(self, name: str, row: TableRow | None = None) -> LoadedRecipe:
         key = (name, row.id if row else "")
         if key not in self.recipes:
+            kind = name.partition("/")[0]
             overrides = [text.removeprefix(f"{kind}.") for text in self.choice.overrides if text.startswith(f"{kind}.")]
             values = row.values if row else None
             self.recipes[key] = load_recipe(name, row=values, preset=self.choice.preset, overrides=overrides)
@@ -233,6 +286,15 @@ class _Planner:
         return self.result.add(PlannedJob(job, self.store.run(job.kind, job.name, job.key), needs, effort))
 
 
-def _budget(recipe: PretrainRecipe | SemanticRecipe) -> str:
-    schedule = recipe.schedule
-    return f"{schedule.steps:,} steps" if schedule.steps is not None else f"{schedule.epochs:,} epochs"
+def _setting(column: TableColumn) -> tuple[str, str, str, str | None]:
+    return column.data, column.label_set, column.recipe, column.limit
+
+
+def _budget(schedule: Schedule, scenes: int | None) -> str:
+    """Steps and samples, with the paper's epochs beside them; `scenes` is None where their number is not known yet."""
+    epochs = f"{schedule.epochs:,} epochs" if schedule.epochs is not None else ""
+    if scenes is None and schedule.steps is None:
+        return epochs
+    steps = schedule.total_steps(scenes or 0)
+    budget = f"{steps:,} steps, {steps * schedule.batch_size:,} samples"
+    return f"{budget} ({epochs})" if epochs else budget

@@ -8,6 +8,7 @@ import pytest
 
 from gcbench.cli.main import main
 from gcbench.recipe.loader import recipe_names
+from gcbench.recipe.tables import table_names
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +33,7 @@ def test_show_prints_values_with_their_sources(capsys: pytest.CaptureFixture[str
 
 def test_validate_checks_all_and_stops_at_a_bad_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes", "validate"]) == 0
-    assert capsys.readouterr().out.count("ok ") == len(recipe_names()) + 1
+    assert capsys.readouterr().out.count("ok ") == len(recipe_names()) + len(table_names())
     bad = tmp_path / "bad.yaml"
     bad.write_text("kind: semantic\ntitle: bad\nextends: semantic/scannet\nvalues: {optimizer: {lr: 1}}\n")
     assert main(["recipes", "validate", str(bad)]) == 2

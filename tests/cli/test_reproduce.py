@@ -40,7 +40,7 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_chosen_cell_has_a_result_with_its_protocol(reproduced: Path) -> None:
     report = json.loads((reproduced / "report.json").read_text())
     run = {(cell["row"], cell["column"]) for cell in report["cells"] if cell["status"] == "run"}
-    rows = ("spunet-scratch", "random-frozen", "gaussiancross")
+    rows = ("spunet-scratch", "random-frozen", "gaussiancross", "gaussiancross-fixed-batchnorm")
     assert run == {(row, column) for row in rows for column in ("scannet", "s3dis-area5")}
     for path in reproduced.glob("runs/semantic/*/result.json"):
         result = json.loads(path.read_text())
@@ -60,12 +60,14 @@ def test_the_report_shows_views_and_says_that_nothing_is_comparable(reproduced: 
 
 def test_a_frozen_encoder_stays_what_it_was(reproduced: Path) -> None:
     (folder,) = reproduced.glob("runs/semantic/scannet-gaussiancross-seed0-*")
-    notes = " ".join(json.loads((folder / "result.json").read_text())["notes"])
-    parameters, buffers = notes.split("before and after: ")[1].split("; buffers: ")
-    before, after = parameters.split(", ")
-    assert before == after
-    assert len(set(buffers.split(" (")[0].split(", "))) == 2  # re-estimated on the training rooms
-    assert "batch norm: reestimated" in buffers
+    encoder = json.loads((folder / "result.json").read_text())["encoder"]
+    assert encoder["parameters_before"] == encoder["parameters_after"]
+    assert encoder["buffers_before"] != encoder["buffers_after"]  # re-estimated on the training rooms
+    (fixed,) = reproduced.glob("runs/semantic/scannet-gaussiancross-fixed-batchnorm-seed0-*")
+    of_fixed = json.loads((fixed / "result.json").read_text())["encoder"]
+    assert of_fixed["buffers_before"] == of_fixed["buffers_after"] == encoder["buffers_before"]
+    html = (reproduced / "report.html").read_text()
+    assert f"parameters <code>{encoder['parameters_before']}</code> before" in html
 
 
 def test_a_given_encoder_is_taken_instead_of_pretraining(reproduced: Path, tmp_path: Path) -> None:
@@ -91,7 +93,7 @@ def test_a_second_call_runs_nothing(reproduced: Path) -> None:
     started = time.perf_counter()
     again = reproduce(reproduced)
     assert again.returncode == 0, again.stderr
-    assert "11 jobs, 11 done" in again.stdout
+    assert "13 jobs, 13 done" in again.stdout
     assert results == {path: path.stat().st_mtime_ns for path in results}
     assert time.perf_counter() - started < 60  # a run takes minutes; this one draws the report
 

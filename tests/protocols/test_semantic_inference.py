@@ -1,8 +1,7 @@
-"""Each way to predict a scene: what is scored where, that every point has its say, and that nothing is done twice."""
+"""Each way to predict a scene: what is scored where, and that every point has its say."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,18 +11,8 @@ from torch import Tensor, nn
 
 from gcbench.data import geometry
 from gcbench.data.samples import evaluation_sample
-from gcbench.data.storage import (
-    PreparedDataset,
-    describe,
-    fingerprint,
-    scene_file,
-    scene_sha256,
-    write_manifest,
-    write_scene,
-)
 from gcbench.errors import DataError
-from gcbench.protocols.semantic import score
-from gcbench.protocols.semantic_inference import PredictionCache, SceneInference, tta_matrices
+from gcbench.protocols.semantic_inference import SceneInference, tta_matrices
 from gcbench.recipe.loader import load_recipe
 from gcbench.recipe.schema import SemanticEvaluation, SemanticRecipe
 from gcbench.structures import LabelSet, PointBatch, Scene
@@ -91,28 +80,28 @@ def test_test_time_augmentation_predicts_every_point_itself() -> None:
     scene = room()
     own = np.asarray(scene.color).argmax(axis=1)
     unique = np.sort(scene.color, axis=1)[:, -1] > np.sort(scene.color, axis=1)[:, -2]
-    classes = SceneInference(TTA, GRID, LABELS).predict(ByColor(), scene, CPU)
+    classes = SceneInference(TTA, GRID, LABELS).predict(ByColor(), scene, CPU)["classes"]
     assert (classes == own)[unique].all()
     # A single pass gives a point the class of the nearest voxel's point instead.
-    single = SceneInference(evaluation(resolution="points"), GRID, LABELS).predict(ByColor(), scene, CPU)
+    single = SceneInference(evaluation(resolution="points"), GRID, LABELS).predict(ByColor(), scene, CPU)["classes"]
     assert 0.3 < (single == own).mean() < 0.95
 
 
 def test_probabilities_of_all_variants_are_summed() -> None:
     """The normal + x points to + x in 1 + 1 + 1 variants, to + y in 3, away in 7 of 13: the third class wins."""
     inference = SceneInference(TTA, GRID, LABELS)
-    assert set(inference.predict(ByNormal(), room(), CPU)) == {2}
+    assert set(inference.predict(ByNormal(), room(), CPU)["classes"]) == {2}
     one = evaluation(inference="tta", resolution="points", tta_rotations=[90.0], tta_flip=False)
-    assert set(SceneInference(one, GRID, LABELS).predict(ByNormal(), room(), CPU)) == {1}
+    assert set(SceneInference(one, GRID, LABELS).predict(ByNormal(), room(), CPU)["classes"]) == {1}
 
 
 def test_voxels_and_points_are_scored_where_the_recipe_says() -> None:
     scene = room()
     sample = evaluation_sample(scene, grid_size=GRID, label_set="scannet20")
     voxels = SceneInference(evaluation(resolution="voxels"), GRID, LABELS)
-    assert len(voxels.predict(ByColor(), scene, CPU)) == len(sample.points) == len(voxels.target(scene))
+    assert len(voxels.predict(ByColor(), scene, CPU)["classes"]) == len(sample.points) == len(voxels.target(scene))
     points = SceneInference(evaluation(resolution="points"), GRID, LABELS)
-    assert len(points.predict(ByColor(), scene, CPU)) == len(scene) == len(points.target(scene))
+    assert len(points.predict(ByColor(), scene, CPU)["classes"]) == len(scene) == len(points.target(scene))
     assert points.target(scene).tolist() == scene.segments["scannet20"].tolist()
 
 
@@ -125,68 +114,3 @@ def test_without_labels_there_is_no_target() -> None:
 def test_augmentation_needs_the_original_points() -> None:
     with pytest.raises(ValueError, match="needs resolution: points"):
         evaluation(inference="tta", resolution="voxels")
-
-
-def test_the_key_is_all_that_a_prediction_depends_on() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    inference = SceneInference(TTA, GRID, LABELS)
-    key = inference.key(model, "data")
-    assert inference.key(model, "data") == key
-    others = {
-        inference.key(model, "other data"),
-        SceneInference(evaluation(resolution="points"), GRID, LABELS).key(model, "data"),
-        SceneInference(TTA, 0.2, LABELS).key(model, "data"),
-    }
-    running = model[1].running_mean
-    assert isinstance(running, Tensor)
-    running += 1  # a buffer counts like a weight
-    assert len(others | {key, inference.key(model, "data")}) == 5
-
-
-def test_a_cache_gives_back_what_was_stored_or_nothing(tmp_path: Path) -> None:
-    cache = PredictionCache(tmp_path)
-    classes = np.array([0, 199, -1])
-    assert cache.load("Area_1/office_1", 3) is None
-    cache.store("Area_1/office_1", classes)
-    loaded = cache.load("Area_1/office_1", 3)
-    assert loaded is not None
-    assert loaded.tolist() == classes.tolist()
-    assert cache.load("Area_1/office_1", 4) is None
-    file = tmp_path / "Area_1" / "office_1.npy"
-    file.write_bytes(file.read_bytes()[:-1])
-    assert cache.load("Area_1/office_1", 3) is None
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> PreparedDataset:
-    entries = {}
-    for number in range(3):
-        scene = room(f"scene000{number}_00", 60, number)
-        write_scene(scene_file(tmp_path / "data", "scenes", scene.name), scene, {})
-        entries[scene.name] = describe(scene, scene_sha256(scene), [])
-    splits = {"val": list(entries)}
-    header = {"format_version": 1, "layout": "scannet", "synthetic": True, "label_sets": ["scannet20"], "normals": "x"}
-    rest = {"splits": splits, "scenes": entries, "notes": [], "fingerprint": fingerprint(entries, splits)}
-    write_manifest(tmp_path / "data", header | rest)
-    return PreparedDataset.open(tmp_path / "data")
-
-
-def test_a_scoring_that_was_cut_off_goes_on(dataset: PreparedDataset, tmp_path: Path) -> None:
-    inference = SceneInference(evaluation(resolution="points"), GRID, LABELS)
-    names = dataset.scene_names("val")
-
-    def scored(model: ByColor) -> tuple[dict[str, float], int]:
-        events: list[dict[str, Any]] = []
-        metrics = score(model, inference, dataset, names, tmp_path / "predictions", CPU, events.append)  # type: ignore[arg-type]
-        assert [event["step"] for event in events if event["event"] == "progress"] == [1, 2, 3]
-        return metrics.means(), model.calls
-
-    first, calls = scored(ByColor())
-    assert calls == 3
-    assert scored(ByColor()) == (first, 0)
-    (folder,) = (tmp_path / "predictions").iterdir()
-    (folder / f"{names[1]}.npy").unlink()
-    assert scored(ByColor()) == (first, 1)
-    other = ByColor()
-    other.sharpness.data += 1  # other weights have a folder of their own
-    assert scored(other)[1] == 3

@@ -28,8 +28,8 @@ def test_shared_jobs_stand_once_and_before_those_that_need_them(tmp_path: Path) 
     plan = plan_table(TABLE, replace(ALL, seeds=2), tmp_path)
     assert len(jobs(plan, "rooms")) == len(jobs(plan, "prepare")) == 2
     assert len(jobs(plan, "pretrain")) == 2  # one per seed, for all four columns
-    assert len(jobs(plan, "semantic")) == 2 * 3 * 9 - 2 * 3  # Area 5 is a column and one of the six folds
-    assert len(plan.cells) == 2 * 3 * 4
+    assert len(jobs(plan, "semantic")) == 2 * 4 * 9 - 2 * 4  # Area 5 is a column and one of the six folds
+    assert len(plan.cells) == 2 * 4 * 4
     seen: set[Path] = set()
     for planned in plan.jobs:
         assert set(planned.needs) <= seen
@@ -37,7 +37,8 @@ def test_shared_jobs_stand_once_and_before_those_that_need_them(tmp_path: Path) 
 
 
 def test_only_the_paper_has_some_rows() -> None:
-    assert choose(TABLE, (), "row") == ("spunet-scratch", "random-frozen", "gaussiancross")
+    rows = ("spunet-scratch", "random-frozen", "gaussiancross", "gaussiancross-fixed-batchnorm")
+    assert choose(TABLE, (), "row") == rows
     with pytest.raises(InputError, match="no row 'csc' to run"):
         choose(TABLE, ("csc",), "row")
 
@@ -60,7 +61,8 @@ def test_keys_change_with_what_decides_the_result_and_only_then(tmp_path: Path) 
     probe = "semantic-scannet-gaussiancross-seed0"
     everything = {name for name in keys() if name != "rooms-s3dis"}
     assert changed() == set()
-    assert changed("pretrain.schedule.steps=7") == {"pretrain-gaussiancross-seed0", probe}
+    other = "semantic-scannet-gaussiancross-fixed-batchnorm-seed0"
+    assert changed("pretrain.schedule.steps=7") == {"pretrain-gaussiancross-seed0", probe, other}
     assert changed("rooms.scannet.seed=5") == everything
     assert changed("rooms.s3dis.seed=5") == set()
 
@@ -78,7 +80,8 @@ def test_a_given_encoder_replaces_the_pretraining(tmp_path: Path) -> None:
     plan = plan_table(TABLE, choice, tmp_path / "out")
     assert jobs(plan, "pretrain") == []
     keys = {job.row: job.encoder_key for job in jobs(plan, "semantic") if isinstance(job, SemanticJob)}
-    assert keys.pop("gaussiancross") == f"given:{short_sha256(folder / 'model.safetensors')}"
+    given = f"given:{short_sha256(folder / 'model.safetensors')}"
+    assert keys.pop("gaussiancross") == keys.pop("gaussiancross-fixed-batchnorm") == given
     assert set(keys.values()) == {None}
     of_run = plan_table(TABLE, replace(choice, encoder=tmp_path), tmp_path / "out")  # the folder of a run
     assert [planned.job.key for planned in of_run.jobs] == [planned.job.key for planned in plan.jobs]
