@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ SMALL = [
     *("rooms.scannet.scenes=3", "rooms.scannet.val=2", "rooms.scannet.frames=12"),
     *("rooms.s3dis.scenes=5", "rooms.s3dis.val=1"),
     *("pretrain.schedule.steps=6", "pretrain.run.log_every=2", "pretrain.run.evaluate_every=3"),
-    *("pretrain.data.evaluation_scenes=1", "semantic.schedule.steps=3"),
+    *("pretrain.data.evaluation_scenes=1", "semantic.schedule.steps=3", "instance.schedule.steps=3"),
 ]
 
 
@@ -23,10 +24,12 @@ def gcbench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
-def reproduce(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def reproduce(
+    out: Path, *arguments: str, table: str = "table1", columns: str = "scannet,s3dis-area5"
+) -> subprocess.CompletedProcess[str]:
     overrides = [part for text in SMALL for part in ("--set", text)]
-    columns = ("--columns", "scannet,s3dis-area5")
-    return gcbench("reproduce", "table1", "--preset", "tiny", "--out", out, *columns, *overrides, *arguments)
+    words = ("--preset", "tiny", "--out", out, "--columns", columns)
+    return gcbench("reproduce", table, *words, *overrides, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +129,24 @@ def test_bad_input_is_named_and_nothing_is_written(
     assert failed.returncode == code, failed.stdout + failed.stderr
     assert message in failed.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "metrics", "new"),
+    [
+        ("table2", "scenes-20,points-50", {"mIoU"}, 4),
+        ("table3", "scannet", {"mIoU"}, 1),  # SpUNet's is Table 1's
+        ("table4", "scannet", {"mAP25", "mAP50", "mAP"}, 2),
+    ],
+)
+def test_other_tables_share_rooms_encoder_and_trainings(
+    reproduced: Path, table: str, columns: str, metrics: set[str], new: int
+) -> None:
+    done = reproduce(reproduced, table=table, columns=columns)
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs, finished = (int(word) for word in re.findall(r"(\d+) jobs?, (\d+) done", done.stdout)[0])
+    assert jobs - finished == new
+    report = json.loads((reproduced / "report.json").read_text())
+    run = [cell for cell in report["cells"] if cell["status"] == "run"]
+    assert len(run) == 2 * len(columns.split(","))
+    assert all(set(cell["entries"][0]["metrics"]) == metrics for cell in run)

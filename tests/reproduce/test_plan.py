@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from gcbench.errors import InputError, RecipeError
+from gcbench.data.storage import PreparedDataset
+from gcbench.data.subsets import draw, subset_file
+from gcbench.errors import DataError, InputError, RecipeError
 from gcbench.files import short_sha256
-from gcbench.protocols.jobs import FoldsJob, Job, PretrainJob, SemanticJob, read_job
+from gcbench.protocols.jobs import FoldsJob, InstanceJob, Job, PretrainJob, SemanticJob, read_job
 from gcbench.recipe.loader import load_recipe
 from gcbench.recipe.schema import SemanticRecipe
 from gcbench.recipe.tables import load_table
-from gcbench.reproduce.plan import Choice, Plan, choose, plan_table
+from gcbench.reproduce.plan import Choice, Plan, choose, plan_table, variants
+from tests.protocols.small_segmentation import write_rooms
 
 TABLE = load_table("table1")
 ALL = Choice(choose(TABLE, (), "row"), choose(TABLE, (), "column"), 1, "tiny", {}, ())
@@ -128,3 +131,81 @@ def test_errors_say_the_way_out(
 ) -> None:
     with pytest.raises(error, match=message):
         plan_table(TABLE, replace(ALL, **change), tmp_path)  # type: ignore[arg-type]
+
+
+def choice_of(table_id: str, **changes: object) -> Choice:
+    table = load_table(table_id)
+    whole = Choice(choose(table, (), "row"), choose(table, (), "column"), 1, "tiny", {}, ())
+    return replace(whole, **changes)  # type: ignore[arg-type]
+
+
+def test_the_columns_of_table_2_are_trained_on_their_sets(tmp_path: Path) -> None:
+    plan = plan_table(load_table("table2"), choice_of("table2"), tmp_path)
+    trainings = [job for job in jobs(plan, "semantic") if isinstance(job, SemanticJob)]
+    assert {job.limit for job in trainings} == {job.column for job in trainings}
+    assert len({job.key for job in trainings}) == len(trainings) == 16
+    assert len(jobs(plan, "pretrain")) == 1
+
+
+def test_table_4_is_instance_segmentation(tmp_path: Path) -> None:
+    plan = plan_table(load_table("table4"), choice_of("table4"), tmp_path)
+    trainings = [job for job in jobs(plan, "instance") if isinstance(job, InstanceJob)]
+    assert {(job.row, job.label_set) for job in trainings} == {
+        (row, labels) for row in ("pointgroup-scratch", "gaussiancross") for labels in ("scannet20", "scannet200")
+    }
+    again = read_job(_written(trainings[0], tmp_path))
+    assert again == trainings[0]
+
+
+def _written(job: Job, folder: Path) -> Path:
+    path = folder / "job.json"
+    path.write_text(job.model_dump_json())
+    return path
+
+
+@pytest.mark.parametrize(("table_id", "known"), [("table1", "official"), ("table4", "lovasz, official")])
+def test_variants_take_other_recipes(table_id: str, known: str, tmp_path: Path) -> None:
+    table = load_table(table_id)
+    assert ", ".join(variants(table)) == known
+
+    def keys(variant: str | None) -> dict[str, str]:
+        plan = plan_table(table, choice_of(table_id, variant=variant), tmp_path)
+        return {p.job.name: p.job.key for p in plan.jobs if p.job.kind in ("semantic", "instance")}
+
+    paper, official = keys(None), keys("official")
+    assert paper.keys() == official.keys()
+    assert all(paper[name] != official[name] for name in paper)
+    with pytest.raises(InputError, match=f"Known: {known}"):
+        keys("newest")
+
+
+def test_one_training_serves_the_tables_that_share_it(tmp_path: Path) -> None:
+    """Table 1's first row is Table 3's SpUNet: the runs are the same."""
+    first, third = (
+        plan_table(load_table(name), choice_of(name, rows=("spunet-scratch",)), tmp_path)
+        for name in ("table1", "table3")
+    )
+    assert [run.folder for run in first.cells] == [run.folder for run in third.cells]
+    for name, other in (("table1", "table3"), ("table3", "table1")):
+        (row,) = (row for row in load_table(name).rows if row.id == "spunet-scratch")
+        assert row.also == (other,)
+
+
+def test_the_budget_is_in_steps_and_samples_with_the_epochs_beside_it(tmp_path: Path) -> None:
+    dataset = write_rooms(tmp_path / "data", train=10)
+    draw(dataset, 0)
+    table = load_table("table2")
+    given = {"rows": ("spunet-scratch",), "preset": None, "data": {"scannet": dataset.root}}
+    plan = plan_table(table, choice_of("table2", **given, columns=("scenes-20", "points-50")), tmp_path)
+    # 100 rounds of 8 passes: 2 * 8 // 24 is no whole batch, so one step; 10 * 8 // 24 are three
+    assert [planned.effort for planned in plan.jobs] == [
+        "100 steps, 2,400 samples (800 epochs)",
+        "300 steps, 7,200 samples (800 epochs)",
+    ]
+    before = [planned.job.key for planned in plan.jobs]
+    draw(PreparedDataset.open(dataset.root), 1)  # other scenes, other points
+    again = plan_table(table, choice_of("table2", **given, columns=("scenes-20", "points-50")), tmp_path)
+    assert all(key != planned.job.key for key, planned in zip(before, again.jobs, strict=True))
+    subset_file(dataset, "points-50").unlink()
+    with pytest.raises(DataError, match="gcbench data subsets"):
+        plan_table(table, choice_of("table2", **given, columns=("points-50",)), tmp_path)
