@@ -37,6 +37,7 @@ def combine_folds(job: FoldsJob) -> SemanticResult:
         column=job.column,
         seed=job.seed,
         fold_mean=dict(both.mean),
+        folds={result.protocol.split: dict(result.metrics) for result in results},
         protocol=first.protocol.model_copy(
             update={
                 "split": f"{len(folds)} folds",
@@ -51,6 +52,5 @@ def combine_folds(job: FoldsJob) -> SemanticResult:
                 "ended": max(item.ended for item in times),
             }
         ),
-        notes=[f"folds: {', '.join(result.protocol.split for result in results)}"],
         **both.summed.as_record(),
     )

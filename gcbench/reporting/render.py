@@ -124,9 +124,9 @@ def _terminal_cell(comparison: Comparison, cell: Cell) -> Any:
             if value.difference is not None:
                 text.append(f"{signed(value.difference)} {SIGNS[value.verdict]} ", style=_STYLES[value.verdict])
         text.append("\n" if any(value.difference is not None for value in values) else "")
-    printed = [cell.paper[metric].value for metric in comparison.table.metrics if metric in cell.paper]
-    if printed:
-        text.append(f"({' / '.join(map(number, printed))})", style="dim")
+    if cell.paper:
+        printed = (number(cell.paper[m].value) if m in cell.paper else "–" for m in comparison.table.metrics)
+        text.append(f"({' / '.join(printed)})", style="dim")
     text.rstrip()
     return text
 

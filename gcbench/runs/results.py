@@ -184,6 +184,7 @@ class Result(Strict):
         fold: name of the fold if this is a part of the cell only; such a result never stands in a table.
         metrics: as fractions, by name.
         fold_mean: for a cell of several folds, the mean over the folds; `metrics` sums the counts first.
+        folds: and the metrics of each, e.g. by area.
         budget: what the training saw; None where several trainings are behind the number.
         encoder: of a probe: the proof that it stayed frozen.
         checkpoints: the last and the best model of the training, whichever the number is of.
@@ -197,6 +198,7 @@ class Result(Strict):
     seed: int
     metrics: dict[str, Number]
     fold_mean: dict[str, Number] = Field(default={})
+    folds: dict[str, dict[str, Number]] = Field(default={})
     protocol: Protocol
     provenance: Provenance
     notes: list[str] = Field(default=[])
