@@ -23,7 +23,7 @@ from gcbench.resources import resource_path
 
 SOURCES = ("paper:", "official:", "assumed:", "preset:", "override:")
 _HEADER = ("kind", "title", "extends", "ablation", "values")
-_PROBE_SECTION = "linear-probe"
+_PROBE_SECTION, _TUNING_SECTION = "linear-probe", "fine-tuning"
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ def load_recipe(
     row: Mapping[str, Value] | None = None,
     preset: str | None = None,
     overrides: Sequence[str] = (),
+    pretrained: bool = False,
 ) -> LoadedRecipe:
     """Load and validate a recipe. Later layers win: extended recipe, recipe, preset, table row, overrides.
 
@@ -92,8 +93,9 @@ def load_recipe(
         name: a name from `recipe_names`, or the path of a YAML file.
         row: what a row of a table changes (dotted key -> value), e.g. `probe.frozen`.
         preset: overlay from `recipes/presets/<preset>.yaml`: the section of this recipe's kind, then, for a frozen
-            encoder, the section `linear-probe`.
+            encoder, the section `linear-probe`, or for one that is pre-trained and trained on, `fine-tuning`.
         overrides: ``"section.key=value"`` strings; the value is YAML.
+        pretrained: training starts from a pre-trained encoder.
 
     Raises:
         RecipeError: unknown recipe, key or preset, wrong type, value without a source.
@@ -120,6 +122,8 @@ def load_recipe(
         leaves.update(_preset_leaves(preset, kind))
         if leaves.get("probe.frozen", Value(False, "")).value is True:
             leaves.update(_preset_leaves(preset, _PROBE_SECTION))
+        elif pretrained:
+            leaves.update(_preset_leaves(preset, _TUNING_SECTION))
         if document.get("ablation"):
             leaves.update(own)
         leaves.update(row or {})
@@ -217,7 +221,7 @@ def _read_preset(preset: str) -> tuple[Path, dict[str, Any]]:
         raise RecipeError(f"There is no preset '{preset}'.", f"Known: {', '.join(preset_names())}.")
     path = resource_path("recipes", "presets", f"{preset}.yaml")
     document = read_yaml(path)
-    allowed = ("title", "extends", *RECIPE_KINDS, _PROBE_SECTION)
+    allowed = ("title", "extends", *RECIPE_KINDS, _PROBE_SECTION, _TUNING_SECTION)
     unknown = set(document) - set(allowed)
     if unknown:
         raise RecipeError(f"{path}: unknown key '{sorted(unknown)[0]}'.", f"Allowed: {', '.join(allowed)}.")

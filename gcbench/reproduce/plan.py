@@ -279,7 +279,13 @@ class _Planner:
             kind = name.partition("/")[0]
             overrides = [text.removeprefix(f"{kind}.") for text in self.choice.overrides if text.startswith(f"{kind}.")]
             values = row.values if row else None
-            self.recipes[key] = load_recipe(name, row=values, preset=self.choice.preset, overrides=overrides)
+            self.recipes[key] = load_recipe(
+                name,
+                row=values,
+                preset=self.choice.preset,
+                overrides=overrides,
+                pretrained=row is not None and row.pretrain is not None,
+            )
         return self.recipes[key]
 
     def _add(self, job: Job, needs: tuple[Path, ...], effort: str) -> PlannedJob:
