@@ -26,6 +26,8 @@ VERBS = {
     "recipes": ("List, show and check recipes.", "gcbench.cli.recipes"),
     "pretrain": ("Pre-train a backbone from a recipe.", "gcbench.cli.pretrain"),
     "render": ("Render views of a scene from a pre-trained model.", "gcbench.cli.render"),
+    "encode": ("Write the features of every point of a scene.", "gcbench.cli.encode"),
+    "predict": ("Predict classes or instances of a scene, as a coloured PLY.", "gcbench.cli.predict"),
     "convert": ("Take the encoder out of a Pointcept checkpoint.", "gcbench.cli.convert"),
     "reproduce": ("Reproduce a table of the paper, or some of its cells.", "gcbench.cli.reproduce"),
     "report": ("Compare results with the paper, cell by cell.", "gcbench.cli.report"),

@@ -120,7 +120,7 @@ def read_mesh(file: Path) -> Mesh:
         DataError: the file is missing, truncated, or not such a mesh.
     """
     try:
-        _check_header(file)
+        check_ply_header(file)
         ply = PlyData.read(str(file), known_list_len={"face": dict.fromkeys(_FACE_KEYS, 3)})
         vertex, face = ply["vertex"].data, ply["face"].data
         with np.errstate(over="ignore"):  # a double too large for float32 becomes inf, which is refused below
@@ -202,8 +202,12 @@ def read_categories(file: Path) -> Categories:
     return categories
 
 
-def _check_header(file: Path) -> None:
-    """Refuse a PLY header that asks for more than the file can hold, before anything is allocated for it."""
+def check_ply_header(file: Path) -> None:
+    """Refuse a PLY header that asks for more than the file can hold, before anything is allocated for it.
+
+    Raises:
+        ValueError: it does, or it is no PLY header.
+    """
     with file.open("rb") as stream:
         start = stream.read(_HEADER_BYTES)
         size = stream.seek(0, 2)

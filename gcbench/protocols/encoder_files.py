@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,15 +14,49 @@ from gcbench.recipe.schema import Encoder
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
+@dataclass(frozen=True)
+class EncoderFolder:
+    """An exported or converted encoder.
+
+    Attributes:
+        weights: path of its weights.
+        sizes: what it is like.
+        grid_size: voxel edge that it was pre-trained with, metres, if it says so.
+    """
+
+    weights: Path
+    sizes: Encoder
+    grid_size: float | None
+
+
 def given_encoder(folder: Path, sizes: Encoder) -> Path:
-    """Path of the weights in an encoder's folder: `RUN/encoder` of a pre-training, or what `gcbench convert` wrote.
+    """Path of the weights in an encoder's folder, which must be of these sizes.
+
+    Raises:
+        InputError: as `open_encoder`, or the encoder is of other sizes.
+    """
+    found = open_encoder(folder)
+    if found.sizes != sizes:
+        differing = ", ".join(
+            f"{key} {getattr(found.sizes, key)} instead of {getattr(sizes, key)}"
+            for key in Encoder.model_fields
+            if getattr(found.sizes, key) != getattr(sizes, key)
+        )
+        raise InputError(
+            f"The encoder in {folder} is of other sizes than the recipe's: {differing}.",
+            "Choose the recipe or preset that it was pre-trained with.",
+        )
+    return found.weights
+
+
+def open_encoder(folder: Path) -> EncoderFolder:
+    """An encoder's folder: `RUN/encoder` of a pre-training, or what `gcbench convert` wrote.
 
     Args:
         folder: with `model.safetensors` and `config.json`; the folder of a run will do.
-        sizes: what the encoder must have.
 
     Raises:
-        InputError: a file is missing or broken, or the encoder is of other sizes.
+        InputError: a file is missing or broken.
     """
     folder = folder / "encoder" if (folder / "encoder" / WEIGHTS).is_file() else folder
     weights, config = folder / WEIGHTS, folder / CONFIG
@@ -37,14 +72,7 @@ def given_encoder(folder: Path, sizes: Encoder) -> Path:
     except (OSError, ValueError, TypeError, ValidationError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"{config} does not tell the sizes of an encoder ({reason}).", "Export it again.") from error
-    if found != sizes:
-        differing = ", ".join(
-            f"{key} {getattr(found, key)} instead of {getattr(sizes, key)}"
-            for key in Encoder.model_fields
-            if getattr(found, key) != getattr(sizes, key)
-        )
-        raise InputError(
-            f"The encoder in {folder} is of other sizes than the recipe's: {differing}.",
-            "Choose the recipe or preset that it was pre-trained with.",
-        )
-    return weights
+    grid_size = (content.get("pretraining") or {}).get("grid_size")
+    if not (grid_size is None or (isinstance(grid_size, float) and grid_size > 0)):
+        raise InputError(f"{config}: 'grid_size' is {grid_size!r}, not a length in metres.", "Export it again.")
+    return EncoderFolder(weights, found, grid_size)

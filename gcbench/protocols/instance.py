@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gcbench.data.batching import collate
 from gcbench.data.labels import load_label_set
-from gcbench.data.samples import SegmentationBatches, evaluation_sample
+from gcbench.data.samples import EvaluationSample, SegmentationBatches, evaluation_sample
 from gcbench.data.storage import PreparedDataset
 from gcbench.errors import DataError
 from gcbench.models.pointgroup import PointGroup, Proposals, propose
@@ -114,20 +114,22 @@ class InstanceInference:
             device: where the model is.
         """
         sample = evaluation_sample(scene, grid_size=self.grid_size, label_set=self.label_set.name)
-        batch = collate([sample.points]).to(device)
         with torch.no_grad():
-            logits, offsets = model(batch)
-        proposals = propose(
-            batch.coord,
-            offsets.float(),
-            logits,
+            logits, offsets = model(collate([sample.points]).to(device))
+        return self.group(sample, logits, offsets).at(nearest_voxel(sample))
+
+    def group(self, sample: EvaluationSample, logits: Tensor, offsets: Tensor) -> Proposals:
+        """Proposals on the M voxels of a sample, from logits [M, K] and offsets [M, 3]."""
+        return propose(
+            torch.from_numpy(sample.points.coord),
+            offsets.float().cpu(),
+            logits.cpu(),
             grid_size=self.grid_size,
             radius=self.grouping.radius,
             cluster_minimum=self.grouping.cluster_minimum,
             proposal_minimum=self.grouping.proposal_minimum,
             ignored=sorted(set(range(len(self.label_set))) - set(self.counted.tolist())),
         )
-        return proposals.at(nearest_voxel(sample))
 
     def predict(self, model: nn.Module, scene: Scene, device: torch.device) -> Arrays:
         """``classes`` [P], ``scores`` [P] and ``of_point`` [N], see `Proposals`."""

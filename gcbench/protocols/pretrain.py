@@ -199,6 +199,7 @@ class _Pretraining:
         recipe = self.job.recipe
         return {
             "recipe": recipe.name,
+            "grid_size": self.recipe.data.grid_size,
             "recipe_hash": recipe.hash,
             "preset": recipe.preset,
             "gcbench": __version__,

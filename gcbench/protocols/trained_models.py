@@ -113,6 +113,11 @@ def model_file(path: Path) -> Path:
         result = load_result(path / "result.json")
         if isinstance(result, Result):
             path = path / "models" / f"{result.protocol.checkpoint}.safetensors"
+    if (path / "encoder").is_dir() or (path / "config.json").is_file():
+        raise InputError(
+            f"{path} holds an encoder, which knows no classes.",
+            "Train a model on it with `gcbench reproduce`, or take its features with `gcbench encode`.",
+        )
     if not path.is_file():
         raise InputError(
             f"{path} is no trained segmentation model.",
