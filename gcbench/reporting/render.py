@@ -41,6 +41,7 @@ _STYLES = {
     Verdict.BELOW: "yellow",
     Verdict.ABOVE: "magenta",
 }
+_MANY_COLUMNS = 6  # in a terminal of 80 characters they need every one of them
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -98,10 +99,17 @@ def render_terminal(comparison: Comparison) -> RenderableType:
     shown = [number for number, cells_run in enumerate(run) if cells_run or not any(run)]
     left_out = [column.title for number, column in enumerate(comparison.table.columns) if number not in shown]
     caption = comparison.coverage() + (f"; not run: {', '.join(left_out)}" if left_out else "")
-    table = Table(title=comparison.table.title, caption=caption, header_style="bold", show_lines=True)
+    table = Table(
+        title=comparison.table.title,
+        caption=caption,
+        header_style="bold",
+        show_lines=True,
+        collapse_padding=len(shown) >= _MANY_COLUMNS,
+        pad_edge=len(shown) < _MANY_COLUMNS,
+    )
     table.add_column("percent (paper)", overflow="fold")
     for number in shown:
-        table.add_column(comparison.table.columns[number].title, justify="right")
+        table.add_column(comparison.table.columns[number].title, justify="right", overflow="fold")
     for row in comparison.cells:
         table.add_row(Text(row[0].row.title), *(_terminal_cell(comparison, row[number]) for number in shown))
     lines = [Text(sentence, style="bold yellow") for sentence in notices(comparison)]
