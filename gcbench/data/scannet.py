@@ -220,6 +220,8 @@ def check_ply_header(file: Path) -> None:
     what = ""
     for words in map(str.split, header.decode("ascii").split(newline[1].decode())):
         if words[:1] == ["element"]:
+            if len(words) != 3:
+                raise ValueError(f"an element '{' '.join(words)}'")
             what, count, properties = words[1], int(words[-1]), 0
             lists = _FACE_KEYS if words[1] == "face" else ()
         elif words[:1] == ["property"]:

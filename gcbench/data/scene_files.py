@@ -9,6 +9,7 @@ Shape legend: N points.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ from gcbench.errors import DataError, InputError
 from gcbench.structures import Float32Array, Scene, UInt8Array
 
 _LARGEST = 8 * 2**30  # bytes of an .npz, unpacked: some 300 million points
+_BROKEN_NPZ = (
+    *(OSError, ValueError, TypeError, SyntaxError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error),
+    RuntimeError,  # encrypted, or packed in a way that Python does not know
+)
 _UNIT = 1e-3  # lengths of normals may differ from 1 by so much; others are made unit vectors
 _NO_NORMALS = "Give normals (PLY: nx ny nz, or faces; .npz: normal), or take zeros with --no-normals."
 
@@ -94,7 +99,7 @@ def _read_npz(file: Path) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | No
                     "It needs coord [N, 3], color [N, 3] and normal [N, 3].",
                 )
             return arrays["coord"], arrays["color"], arrays.get("normal")
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, NotImplementedError) as error:
+    except _BROKEN_NPZ as error:
         raise DataError(f"{file} is no whole .npz of plain arrays ({error}).", "Write it with numpy.savez.") from error
 
 

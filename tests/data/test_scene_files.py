@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zipfile
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.lib import format as npy
 from plyfile import PlyData, PlyElement
 
@@ -135,6 +138,27 @@ def test_a_file_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> Non
     (tmp_path / "room.ply").write_bytes(whole.replace(b"element vertex 40", b"element vertex 4000000000000"))
     with pytest.raises(DataError, match="do not fit"):
         read_scene(str(tmp_path / "room.ply"))
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(kind=st.integers(0, 3), edits=st.lists(st.tuples(st.integers(0, 600), st.binary(max_size=4)), max_size=5))
+def test_a_damaged_file_is_read_or_refused(kind: int, edits: list[tuple[int, bytes]], tmp_path: Path) -> None:
+    file = tmp_path / ("room.npz" if kind == 0 else "room.ply")
+    file.unlink(missing_ok=True)  # plyfile maps files: one that is mapped must not be changed
+    if kind == 0:
+        write_npz(file)
+    else:
+        write_ply(file, normals=kind == 1, faces=kind > 1, text=kind == 3)
+    content = bytearray(file.read_bytes())
+    for place, new in edits:
+        content[place : place + len(new) + 1] = new
+    file.unlink()
+    file.write_bytes(content)
+    with contextlib.suppress(DataError, InputError):
+        scene = read_scene(str(file), normals=False)
+        assert len(scene.coord) == len(scene.color) == len(scene.normal)
+        assert np.isfinite(scene.coord).all()
+        assert np.isfinite(scene.normal).all()
 
 
 @pytest.mark.parametrize("content", [b"", b"ply\n", b"PK\x03\x04", b"\x80\x04K\x01."])
