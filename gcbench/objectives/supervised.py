@@ -7,6 +7,7 @@ Shape legend
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from torch.nn import functional
 
 from gcbench.errors import InputError
 from gcbench.structures import IGNORE_INDEX
+
+_CLASSES_AT_ONCE = 16  # of Lovasz: bounds memory at [16, N]
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,32 @@ def lovasz_softmax(probabilities: Tensor, labels: Tensor) -> Tensor:
         probabilities: [N, K].
         labels: [N] int64 in 0 .. K - 1.
     """
-    present = torch.unique(labels)
-    belongs = (labels[:, None] == present).to(probabilities)  # [N, P]
-    errors, order = (belongs - probabilities.index_select(1, present)).abs().sort(dim=0, descending=True)
-    belongs = belongs.gather(0, order)
-    size = belongs.sum(dim=0)
-    jaccard = 1.0 - (size - belongs.cumsum(0)) / (size + (1.0 - belongs).cumsum(0))
-    steps = torch.diff(jaccard, dim=0, prepend=torch.zeros_like(jaccard[:1]))
-    loss: Tensor = (errors * steps).sum(dim=0).mean()
+    loss: Tensor = _Lovasz.apply(probabilities, labels)  # type: ignore[no-untyped-call]
     return loss
+
+
+class _Lovasz(torch.autograd.Function):
+    """The gradient by an error is its step, which costs nothing beside the sort; so no [N, P] graph is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, probabilities: Tensor, labels: Tensor) -> Tensor:
+        present = torch.unique(labels)
+        gradient = torch.zeros_like(probabilities)
+        total = probabilities.new_zeros(())
+        for classes in present.split(_CLASSES_AT_ONCE):  # [C] of the P
+            belongs = labels == classes[:, None]  # [C, N]
+            differences = belongs.to(probabilities) - probabilities.index_select(1, classes).T
+            errors, order = differences.abs().sort(dim=1, descending=True)
+            hits = belongs.gather(1, order).to(errors)
+            size = hits.sum(dim=1, keepdim=True)
+            jaccard = 1.0 - (size - hits.cumsum(1)) / (size + (1.0 - hits).cumsum(1))
+            steps = torch.diff(jaccard, dim=1, prepend=torch.zeros_like(jaccard[:, :1]))
+            total += (errors * steps).sum()
+            gradient[:, classes] = (-differences.sign() * torch.empty_like(steps).scatter_(1, order, steps)).T
+        ctx.save_for_backward(gradient / len(present))
+        return total / len(present)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return grad_output * gradient, None

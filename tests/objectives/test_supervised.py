@@ -44,6 +44,20 @@ def test_lovasz_is_its_definition(seed: int, points: int, classes: int) -> None:
     torch.testing.assert_close(ours.grad, twin.grad, rtol=1e-10, atol=1e-14)
 
 
+def test_many_classes_are_its_definition_too() -> None:
+    """More than are computed at once, some of which do not occur."""
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(60, 50, generator=draw, dtype=torch.float64)
+    labels = torch.randint(0, 40, (60,), generator=draw)
+    assert len(labels.unique()) > 16
+    ours, twin = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss, expected = lovasz_softmax(ours.softmax(1), labels), lovasz_by_the_definition(twin.softmax(1), labels)
+    (3 * loss).backward()
+    (3 * expected).backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(ours.grad, twin.grad, rtol=1e-10, atol=1e-14)
+
+
 def test_lovasz_of_hard_predictions_is_the_jaccard_loss() -> None:
     labels = torch.tensor([0, 0, 0, 1])
     predicted = torch.nn.functional.one_hot(torch.tensor([0, 0, 1, 1]), 3).double()
