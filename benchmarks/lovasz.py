@@ -47,7 +47,7 @@ def measure(name: str, points: int, classes: int, threads: int, repeats: int, pi
         probabilities = logits.softmax(dim=1).requires_grad_()
         started = time.perf_counter()
         loss = LOSSES[name](probabilities, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         seconds.append(time.perf_counter() - started)
         assert probabilities.grad is not None
         sample = probabilities.grad[:: max(points // 1000, 1)]
