@@ -55,6 +55,10 @@ class DiskFullError(RunError):
     exit_code = 74  # EX_IOERR of sysexits.h
 
 
+class Paused(KeyboardInterrupt):
+    """A training was asked to stop, or its time was up, and has written a checkpoint: the same command goes on."""
+
+
 class MissingExtraError(GcbenchError, ImportError):
     """An optional library is not installed."""
 

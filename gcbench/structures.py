@@ -126,6 +126,10 @@ class PointBatch:
     def to(self, target: device | str) -> PointBatch:
         return _to(self, target)
 
+    def pin_memory(self) -> PointBatch:
+        """The same in pinned memory."""
+        return _pinned(self)
+
 
 @dataclass(frozen=True)
 class PosedViews:
@@ -147,6 +151,10 @@ class PosedViews:
 
     def to(self, target: device | str) -> PosedViews:
         return _to(self, target)
+
+    def pin_memory(self) -> PosedViews:
+        """The same in pinned memory."""
+        return _pinned(self)
 
 
 @dataclass(frozen=True)
@@ -181,5 +189,15 @@ def _to(value: _T, target: device | str) -> _T:
     for item in fields(value):
         content = getattr(value, item.name)
         if hasattr(content, "to"):
-            moved[item.name] = content.to(target)
+            # a copy from pinned memory need not be waited for
+            moved[item.name] = content.to(target, non_blocking=True) if _is_pinned(content) else content.to(target)
     return replace(value, **moved)
+
+
+def _is_pinned(content: Any) -> bool:
+    return hasattr(content, "is_pinned") and bool(content.is_pinned())
+
+
+def _pinned(value: _T) -> _T:
+    named = {item.name: getattr(value, item.name) for item in fields(value)}
+    return replace(value, **{name: one.pin_memory() for name, one in named.items() if hasattr(one, "pin_memory")})

@@ -5,7 +5,7 @@ Shape legend: M voxels (one point each), B scenes. Voxel coordinates are >= 0 pe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,7 +60,7 @@ def collate(samples: Sequence[PointSample]) -> PointBatch:
     )
 
 
-def mix3d(batch: PointBatch, rng: np.random.Generator, *, keep_labelled: bool = False) -> PointBatch:
+def mix3d(batch: PointBatch, rngs: Iterable[np.random.Generator], *, keep_labelled: bool = False) -> PointBatch:
     """Merge a batch's scenes in pairs, 1 with 2, 3 with 4, ...; a last odd one joins no other (Mix3D, 2021).
 
     Each scene keeps its own corner at voxel (0, 0, 0), so two scenes overlap. Where both fill a voxel, one of the two
@@ -69,7 +69,7 @@ def mix3d(batch: PointBatch, rng: np.random.Generator, *, keep_labelled: bool = 
 
     Args:
         batch: collated scenes.
-        rng: what is drawn from.
+        rngs: what is drawn from, one for each pair, and one for a last odd scene.
         keep_labelled: of two points in a voxel a labelled one stays before one that is not (limited annotations).
     """
     ends = batch.offsets.tolist()
@@ -77,7 +77,7 @@ def mix3d(batch: PointBatch, rng: np.random.Generator, *, keep_labelled: bool = 
     grid_coord = np.asfortranarray(batch.grid_coord.numpy()).astype(np.int64)
     labelled = batch.segment.numpy() >= 0 if keep_labelled and batch.segment is not None else None
     kept, lengths = [], []
-    for start, end in zip([0, *merged_ends], merged_ends, strict=False):
+    for start, end, rng in zip([0, *merged_ends], merged_ends, rngs, strict=False):
         part = grid_coord[start:end]
         voxels = Voxels(part, *group(row_major(part, (bounds(part)[1] + 1).tolist())))
         preferred = None if labelled is None else np.flatnonzero(labelled[start:end])

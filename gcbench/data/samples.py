@@ -32,7 +32,7 @@ from gcbench.data.voxels import grid_sample, voxelize
 from gcbench.errors import DataError, InputError
 from gcbench.structures import Float32Array, Float64Array, Int32Array, Int64Array, PointBatch, PosedViews, Scene
 
-_SCENE_ORDER, _SAMPLE, _MIX, _HELD_OUT = range(4)  # independent streams of one seed
+_SCENE_ORDER, _SAMPLE, _MIX, _HELD_OUT, _PAIR = range(5)  # independent streams of one seed
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,42 @@ class EvaluationSample:
     inverse: Int64Array
     coord: Float32Array
     segment: Int64Array | None
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which samples of every step one process works on, and in how many parts.
+
+    A step's samples are cut into processes x parts pieces of equal size, in order.
+
+    Attributes:
+        process: which one, from 0.
+        processes: how many share a step.
+        parts: how many batches each makes of its share.
+    """
+
+    process: int = 0
+    processes: int = 1
+    parts: int = 1
+
+    def samples(self, number: int, batch_size: int) -> range:
+        """The sample numbers of part `number`, counted over all steps: part number % parts of step number // parts.
+
+        Raises:
+            InputError: a step cannot be cut evenly.
+        """
+        pieces = self.processes * self.parts
+        if batch_size % pieces:
+            raise InputError(f"A batch of {batch_size} cannot be cut into {self.processes} x {self.parts} parts.")
+        step, part = divmod(number, self.parts)
+        size = batch_size // pieces
+        first = step * batch_size + (self.process * self.parts + part) * size
+        return range(first, first + size)
+
+    def of(self, rows: torch.Tensor) -> Sequence[torch.Tensor]:
+        """This process's parts of the rows of one step, as even as can be."""
+        pieces = rows.tensor_split(self.processes * self.parts)
+        return pieces[self.process * self.parts : (self.process + 1) * self.parts]
 
 
 class SegmentationSamples:
@@ -130,26 +166,32 @@ class SegmentationSamples:
 
 
 class SegmentationBatches:
-    """Collated training batches: ``batches[b]`` holds samples b * batch_size ... and is mixed with its probability.
+    """Collated training batches: ``batches[n]`` is part n of a `Share`, and is mixed with its probability.
+
+    All parts of a step are mixed or none; pairs are the same in all shares whose parts hold an even number of scenes.
 
     Args:
         samples: where the samples come from.
-        batch_size: scenes per batch, before mixing.
-        mix3d_p: probability of merging a batch's scenes in pairs (Mix3D).
+        batch_size: scenes per step, before mixing.
+        mix3d_p: probability of merging a part's scenes in pairs (Mix3D).
+        share: whose parts.
     """
 
-    def __init__(self, samples: SegmentationSamples, *, batch_size: int, mix3d_p: float) -> None:
+    def __init__(
+        self, samples: SegmentationSamples, *, batch_size: int, mix3d_p: float, share: Share | None = None
+    ) -> None:
         self.samples = samples
         self.batch_size = batch_size
         self.mix3d_p = mix3d_p
+        self.share = share or Share()
 
     def __getitem__(self, number: int) -> PointBatch:
-        first = number * self.batch_size
-        batch = collate([self.samples[k] for k in range(first, first + self.batch_size)])
-        rng = _generator(self.samples.seed, _MIX, number)
-        if rng.random() >= self.mix3d_p:
+        numbers, seed = self.share.samples(number, self.batch_size), self.samples.seed
+        batch = collate([self.samples[k] for k in numbers])
+        if _generator(seed, _MIX, numbers.start // self.batch_size).random() >= self.mix3d_p:
             return batch
-        return mix3d(batch, rng, keep_labelled=self.samples.labelled is not None)
+        pairs = (_generator(seed, _PAIR, k) for k in numbers[::2])
+        return mix3d(batch, pairs, keep_labelled=self.samples.labelled is not None)
 
 
 def evaluation_sample(

@@ -172,6 +172,12 @@ class DenseVolume(nn.Module):
         return volume
 
 
+class _SceneNorm(nn.BatchNorm3d):
+    """Batch norm whose statistics are of one scene, however many a batch has."""
+
+    per_scene = True
+
+
 class _Block(nn.Sequential):
     """Convolution, norm, ReLU: [1, C, x, y, z] to [1, D, x, y, z], channels last in memory.
 
@@ -183,7 +189,7 @@ class _Block(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int, norm: Norm) -> None:
         normalise: nn.Module
         if norm == "batch":
-            normalise = nn.BatchNorm3d(out_channels)
+            normalise = _SceneNorm(out_channels)
         else:
             normalise = nn.GroupNorm(_GROUPS if out_channels % _GROUPS == 0 else 1, out_channels)
         convolution = nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=False)

@@ -6,6 +6,7 @@ Shape legend
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,15 +30,26 @@ class SegmentationLoss:
 
 
 def segmentation_loss(
-    logits: Tensor, labels: Tensor, *, cross_entropy_weight: float = 1.0, lovasz_weight: float = 1.0
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    cross_entropy_weight: float = 1.0,
+    lovasz_weight: float = 1.0,
+    share: float = 1.0,
+    gather: Callable[[Tensor], Tensor] | None = None,
 ) -> SegmentationLoss:
     """Cross-entropy plus Lovasz-softmax over the labelled points; zero, with gradient zero, if there are none.
+
+    Of a batch that several processes share each computes its part. Cross-entropy is a mean over points, which add up
+    by their `share`; Lovasz ranks the points of a batch, so it needs those of all processes.
 
     Args:
         logits: [N, K].
         labels: [N] int64, class indices; IGNORE_INDEX is not labelled.
         cross_entropy_weight: its weight in the total.
         lovasz_weight: its weight in the total.
+        share: the labelled points of this part over their mean in all parts; cross-entropy is multiplied by it.
+        gather: from rows of this process to those of all; None where it is alone.
 
     Raises:
         InputError: shapes differ, or a label is not below K.
@@ -46,16 +58,17 @@ def segmentation_loss(
         raise InputError(f"Logits of shape {list(logits.shape)} do not fit labels of shape {list(labels.shape)}.")
     labelled = (labels != IGNORE_INDEX).nonzero().squeeze(1)
     logits, labels = logits.index_select(0, labelled), labels.index_select(0, labelled)
-    if not len(labels):
-        zero = logits.sum()  # of no rows
-        return SegmentationLoss(zero, zero, zero)
-    if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
+    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]):
         raise InputError(
             f"Labels range from {int(labels.min())} to {int(labels.max())}, but there are {logits.shape[1]} classes.",
             f"Unlabelled points have {IGNORE_INDEX}.",
         )
-    cross_entropy = functional.cross_entropy(logits, labels)
-    lovasz = lovasz_softmax(logits.softmax(dim=1), labels)
+    zero = logits.sum() if not len(labels) else logits.new_zeros(())
+    cross_entropy = share * functional.cross_entropy(logits, labels) if len(labels) else zero
+    probabilities = logits.softmax(dim=1)
+    if gather is not None:
+        probabilities, labels = gather(probabilities), gather(labels)
+    lovasz = lovasz_softmax(probabilities, labels) if len(labels) else zero
     return SegmentationLoss(cross_entropy_weight * cross_entropy + lovasz_weight * lovasz, cross_entropy, lovasz)
 
 

@@ -4,30 +4,33 @@ evaluations while it trains, and the last and the best model, which are kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
-from gcbench.data.samples import SegmentationSamples
+from gcbench.data.samples import SegmentationSamples, Share
 from gcbench.data.storage import PreparedDataset
 from gcbench.data.subsets import SceneSubset, load
 from gcbench.data.transforms import SegmentationAugmentation
 from gcbench.errors import DataError
 from gcbench.protocols.jobs import SegmentationJob
+from gcbench.protocols.loading import Numbered, shared_memory_warning, steps
 from gcbench.protocols.predictions import Inference, score_scenes
+from gcbench.protocols.pretrain_checks import check_batch
 from gcbench.protocols.trained_models import KeptModels, ModelConfig, load_weights
 from gcbench.recipe.schema import SegmentationRecipe
 from gcbench.runs.results import Budget
 from gcbench.runs.store import Run
 from gcbench.scoring.instance import InstanceMetrics
 from gcbench.scoring.semantic import SemanticMetrics
-from gcbench.structures import Int64Array
+from gcbench.structures import IGNORE_INDEX, Int64Array
 from gcbench.training.checkpoint import Checkpoints
-from gcbench.training.loop import LoopSettings, Report, StepOutput, Stop, build_accelerator, train
+from gcbench.training.loop import LoopSettings, Report, Shares, StepOutput, Stop, build_accelerator, train
 from gcbench.training.optim import build_optimizer, build_scheduler
+from gcbench.training.trackers import Trackers
 
 Metrics = TypeVar("Metrics", SemanticMetrics, InstanceMetrics)
 
@@ -78,8 +81,13 @@ class TrainingSet:
         return cls(names, labelled, count)
 
 
+def labelled_points(segment: Tensor) -> int:
+    """How many points of a batch have a label."""
+    return int((segment != IGNORE_INDEX).sum())
+
+
 class Training(Generic[Metrics]):
-    """One training of a job.
+    """One training of a job, in each of the processes that share it.
 
     Args:
         job: what to train.
@@ -93,7 +101,7 @@ class Training(Generic[Metrics]):
 
     Raises:
         DataError: see `TrainingSet.of`.
-        InputError: the precision needs a GPU.
+        InputError: the precision needs a GPU, or the processes cannot share a batch evenly.
     """
 
     def __init__(
@@ -112,11 +120,16 @@ class Training(Generic[Metrics]):
         self.set = TrainingSet.of(dataset, job)
         self.total = recipe.schedule.total_steps(len(self.set.names))
         self.accelerator = build_accelerator(recipe.run.precision)
-        self.device = self.accelerator.device
+        self.device, processes = self.accelerator.device, self.accelerator.num_processes
+        check_batch(recipe.schedule.batch_size, processes, recipe.run.accumulate)
+        self.share = Share(self.accelerator.process_index, processes, recipe.run.accumulate)
+        self.folder = run.folder
         self.kept = KeptModels(run.folder / "models", config, metric)
         self.predictions = run.folder / "predictions"
         self.checkpoints = Checkpoints(
-            run.folder / "checkpoints", warn=lambda message: report({"event": "warning", "message": message})
+            run.checkpoints,
+            keep=recipe.run.keep_checkpoints,
+            warn=lambda message: report({"event": "warning", "message": message}),
         )
 
     def samples(
@@ -140,11 +153,22 @@ class Training(Generic[Metrics]):
             instance_classes=None if instance_classes is None else tuple(instance_classes.tolist()),
         )
 
+    def batches(self, numbered: Numbered[Any]) -> Callable[[int], Iterator[Any]]:
+        """From a step number to the batches from there on, made by as many processes as the recipe says."""
+        run = self.recipe.run
+        warning = shared_memory_warning(numbered[0], run.workers) if run.workers else None
+        if warning:
+            self.report({"event": "warning", "kind": "shared-memory", "message": warning})
+        return lambda first: steps(
+            numbered, first, self.total, run.workers, parts=run.accumulate, pin=self.device.type == "cuda"
+        )
+
     def run(
         self,
         trained: nn.Module,
         batches: Callable[[int], Iterator[Any]],
-        step: Callable[..., StepOutput],
+        step: Callable[[nn.Module, Any, Shares], StepOutput],
+        weigh: Callable[[Any], Sequence[float]],
         *,
         model: nn.Module,
         validation: Inference[Metrics],
@@ -153,8 +177,9 @@ class Training(Generic[Metrics]):
 
         Args:
             trained: what is trained: the model, or the part of it that is.
-            batches: from a step number to the batches from there on.
+            batches: from a step number to the parts of this process's share from there on.
             step: one forward pass.
+            weigh: counts of a part that the terms of its loss are means over, see `train`.
             model: what is evaluated and kept.
             validation: how scenes are predicted while training.
         """
@@ -164,9 +189,10 @@ class Training(Generic[Metrics]):
                 return {}
             last = done == self.total
             means = self.score(validation, model, keep=last).means()
-            self.kept.offer(model, done, means)
-            if last:
-                self.kept.keep("last", model, done, means)
+            if self.accelerator.is_main_process:
+                self.kept.offer(model, done, means)
+                if last:
+                    self.kept.keep("last", model, done, means)
             return means
 
         optimizer = build_optimizer(trained.parameters(), self.recipe.optimizer)
@@ -182,14 +208,19 @@ class Training(Generic[Metrics]):
                     self.total,
                     self.recipe.run,
                     self.recipe.optimizer.clip_norm,
-                    round_steps=schedule.round_steps(self.total),
+                    schedule.batch_size // self.share.processes,
+                    schedule.round_steps(self.total),
+                    faults=self.folder / "faults",
+                    trackers=Trackers(self.folder, self.job.name, self.job.recipe.values),
                 ),
                 self.checkpoints,
                 accelerator=self.accelerator,
                 report=self.report,
                 stop_requested=self.stop,
                 evaluate=evaluate,
+                weigh=weigh,
             )
+        self.accelerator.end_training()
 
     def final(self, inference: Inference[Metrics], model: nn.Module) -> Metrics:
         """Load the model that the recipe wants scored, and score it."""
@@ -215,4 +246,5 @@ class Training(Generic[Metrics]):
             samples=samples,
             passes=samples / len(self.set.names),
             epochs=schedule.epochs,
+            processes=self.share.processes,
         )

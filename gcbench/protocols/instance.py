@@ -21,10 +21,9 @@ from gcbench.models.pointgroup import PointGroup, Proposals, propose
 from gcbench.models.segmentation import EncoderState
 from gcbench.objectives.instance import offset_losses
 from gcbench.objectives.supervised import segmentation_loss
-from gcbench.protocols.downstream import Training
+from gcbench.protocols.downstream import Training, labelled_points
 from gcbench.protocols.encoders import build_encoder, load_encoder
 from gcbench.protocols.jobs import InstanceJob
-from gcbench.protocols.loading import steps
 from gcbench.protocols.predictions import Arrays
 from gcbench.protocols.results import instance_result, job_origin, now
 from gcbench.protocols.semantic_inference import nearest_voxel
@@ -33,9 +32,11 @@ from gcbench.recipe.schema import Grouping, InstanceRecipe
 from gcbench.runs.results import InstanceResult
 from gcbench.runs.store import Run
 from gcbench.scoring.instance import InstanceMetrics, InstancePredictions, InstanceScorer, InstanceTarget
+from gcbench.scoring.instance_overlaps import SceneOverlaps
 from gcbench.scoring.protocols import Protocol, load_protocol
 from gcbench.structures import Int64Array, LabelSet, PointBatch, Scene
-from gcbench.training.loop import Report, StepOutput, Stop
+from gcbench.training.gather import gather_rows
+from gcbench.training.loop import Report, Shares, StepOutput, Stop
 
 
 def segment_instances(job: InstanceJob, run: Run, report: Report, stop: Stop) -> InstanceResult:
@@ -152,8 +153,8 @@ class ProposalScorer:
         self._labels = inference.label_set.name
         self._scorer = InstanceScorer(inference.label_set, inference.protocol)
 
-    def add(self, scene: Scene, prediction: Arrays) -> None:
-        """Score one scene.
+    def measure(self, scene: Scene, prediction: Arrays) -> SceneOverlaps:
+        """Sizes and intersections of one scene.
 
         Raises:
             DataError: the scene has no labels or no instances.
@@ -164,11 +165,15 @@ class ProposalScorer:
                 f"Scene '{scene.name}' has no classes of {self._labels}, or no instances.", "Score a split that has."
             )
         proposals = Proposals(prediction["classes"], prediction["scores"], prediction["of_point"].astype(np.int64))
-        self._scorer.add(
+        return self._scorer.measure(
             scene.name,
             InstancePredictions(proposals.classes, proposals.scores, proposals.masks()),
             InstanceTarget(segment.astype(np.int64), scene.instance.astype(np.int64)),
         )
+
+    def insert(self, scene_name: str, overlaps: SceneOverlaps) -> None:
+        """Add a scene that was measured."""
+        self._scorer.insert(scene_name, overlaps)
 
     def result(self) -> InstanceMetrics:
         """The metrics over all scenes."""
@@ -179,25 +184,36 @@ def _learn(
     training: Training[InstanceMetrics], recipe: InstanceRecipe, model: PointGroup, inference: InstanceInference
 ) -> None:
     samples = training.samples(crop_share=recipe.data.crop_share, instance_classes=inference.counted)
-    batches = SegmentationBatches(samples, batch_size=recipe.schedule.batch_size, mix3d_p=0.0)
+    batches = SegmentationBatches(samples, batch_size=recipe.schedule.batch_size, mix3d_p=0.0, share=training.share)
     weights = recipe.losses
 
-    def step(module: nn.Module, batch: PointBatch) -> StepOutput:
+    def weigh(batch: PointBatch) -> tuple[float, float]:
+        assert batch.segment is not None and batch.centroid is not None
+        return labelled_points(batch.segment), int(batch.centroid[:, 0].isfinite().sum())
+
+    def step(module: nn.Module, batch: PointBatch, shares: Shares) -> StepOutput:
         batch = batch.to(training.device)
         assert batch.segment is not None and batch.centroid is not None
         logits, offsets = module(batch)
         classes = segmentation_loss(
-            logits, batch.segment, cross_entropy_weight=weights.cross_entropy, lovasz_weight=weights.lovasz
+            logits,
+            batch.segment,
+            cross_entropy_weight=weights.cross_entropy,
+            lovasz_weight=weights.lovasz,
+            share=shares[0],
+            gather=gather_rows,
         )
         moves = offset_losses(offsets.float(), batch.coord, batch.centroid, batch.centroid[:, 0].isfinite())
-        total = classes.total + weights.offset_l1 * moves.l1 + weights.offset_cosine * moves.cosine
-        values = {"loss": total, "cross_entropy": classes.cross_entropy, "offset": moves.l1, "cosine": moves.cosine}
+        l1, cosine = shares[1] * moves.l1, shares[1] * moves.cosine
+        total = classes.total + weights.offset_l1 * l1 + weights.offset_cosine * cosine
+        values = {"loss": total, "cross_entropy": classes.cross_entropy, "offset": l1, "cosine": cosine}
         return StepOutput(total, {name: value.detach() for name, value in values.items()})
 
     training.run(
         model,
-        lambda first: steps(batches, first, training.total, recipe.run.workers),
+        training.batches(batches),
         step,
+        weigh,
         model=model,
         validation=inference,
     )

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
@@ -39,14 +41,17 @@ class Inference(Protocol[Metrics]):
 
 
 class SceneScorer(Protocol[Metrics]):
-    """Collects predictions."""
+    """Collects what is counted in scenes."""
 
-    def add(self, scene: Scene, prediction: Arrays) -> None:
-        """Score one scene.
+    def measure(self, scene: Scene, prediction: Arrays) -> Any:
+        """The counts of one scene, which is not added.
 
         Raises:
             DataError: the scene has no labels.
         """
+
+    def insert(self, scene_name: str, counts: Any) -> None:
+        """Add a scene that was measured."""
 
     def result(self) -> Metrics:
         """The metrics over all scenes."""
@@ -99,7 +104,7 @@ def score_scenes(
     *,
     kept: Path | None = None,
 ) -> Metrics:
-    """Predict and score scenes one by one.
+    """Predict and score scenes one by one; several processes share them, and each gets the metrics of all.
 
     Args:
         inference: how.
@@ -116,15 +121,21 @@ def score_scenes(
     if not names:
         raise DataError(f"There is no scene to score in {dataset.root}.", "Check the splits of the table's column.")
     model.to(device).eval()
-    scorer = inference.scorer()
+    scorer, state = inference.scorer(), PartialState()
     cache = PredictionCache(kept / prediction_key(inference, model, dataset.fingerprint)) if kept else None
-    for number, name in enumerate(names, start=1):
+    counts: dict[str, Any] = {}
+    for number, name in enumerate(names[state.process_index :: state.num_processes], start=1):
         scene = dataset.scene(name)
         prediction = cache.load(name) if cache else None
         if prediction is None:
             prediction = inference.predict(model, scene, device)
             if cache:
                 cache.store(name, prediction)
-        scorer.add(scene, prediction)
-        report({"event": "progress", "step": number, "total": len(names), "phase": "scoring"})
+        counts[name] = scorer.measure(scene, prediction)
+        done = min(number * state.num_processes, len(names))
+        report({"event": "progress", "step": done, "total": len(names), "phase": "scoring"})
+    if state.num_processes > 1:
+        counts = {name: count for part in gather_object([counts]) for name, count in part.items()}
+    for name in names:
+        scorer.insert(name, counts[name])
     return scorer.result()

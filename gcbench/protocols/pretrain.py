@@ -14,7 +14,7 @@ from torch import nn
 
 from gcbench import __version__
 from gcbench.data.batching import collate
-from gcbench.data.samples import PretrainSample, PretrainSamples
+from gcbench.data.samples import PretrainSample, PretrainSamples, Share
 from gcbench.data.storage import PreparedDataset
 from gcbench.data.transforms import GeometricAugmentation
 from gcbench.errors import refusing
@@ -24,7 +24,7 @@ from gcbench.models.sparse_unet import SparseUNet
 from gcbench.objectives.pretraining import psnr
 from gcbench.protocols.encoders import build_encoder, export_encoder
 from gcbench.protocols.jobs import PretrainJob
-from gcbench.protocols.loading import steps
+from gcbench.protocols.loading import shared_memory_warning, steps
 from gcbench.protocols.pretrain_checks import check_batch, check_data
 from gcbench.protocols.pretrain_evaluation import HeldOutEvaluation
 from gcbench.protocols.pretrain_objective import PretrainingObjective
@@ -36,8 +36,9 @@ from gcbench.runs.results import CurvePoint, PretrainResult
 from gcbench.runs.store import Run
 from gcbench.structures import PointBatch, PosedViews
 from gcbench.training.checkpoint import Checkpoints
-from gcbench.training.loop import LoopSettings, Report, StepOutput, Stop, build_accelerator, train
+from gcbench.training.loop import LoopSettings, Report, Shares, StepOutput, Stop, build_accelerator, train
 from gcbench.training.optim import build_optimizer, build_scheduler
+from gcbench.training.trackers import Trackers
 
 PretrainBatch = tuple[PointBatch, list[PosedViews]]
 
@@ -50,23 +51,21 @@ _WARNINGS = {
 
 
 class PretrainBatches:
-    """``batches[b]``: the samples b * batch_size ... of a pre-training set, points collated, views per scene.
+    """``batches[n]``: part n of a share of a pre-training set, points collated, views per scene.
 
     Args:
         samples: the set.
-        batch_size: of all processes together.
-        part: (which process, of how many): its consecutive share of every batch.
+        batch_size: scenes per step.
+        share: whose parts.
     """
 
-    def __init__(self, samples: PretrainSamples, batch_size: int, part: tuple[int, int] = (0, 1)) -> None:
+    def __init__(self, samples: PretrainSamples, batch_size: int, share: Share | None = None) -> None:
         self.samples = samples
         self.batch_size = batch_size
-        self.share = batch_size // part[1]
-        self.first = part[0] * self.share
+        self.share = share or Share()
 
     def __getitem__(self, number: int) -> PretrainBatch:
-        first = number * self.batch_size + self.first
-        return join([self.samples[k] for k in range(first, first + self.share)])
+        return join([self.samples[k] for k in self.share.samples(number, self.batch_size)])
 
 
 def join(samples: Sequence[PretrainSample]) -> PretrainBatch:
@@ -119,10 +118,12 @@ class _Pretraining:
         self.accelerator = build_accelerator(recipe.run.precision)
         self.device = self.accelerator.device
         self.processes = self.accelerator.num_processes
-        check_batch(recipe.schedule.batch_size, self.processes)
+        check_batch(recipe.schedule.batch_size, self.processes, recipe.run.accumulate)
         self.dataset = PreparedDataset.open(job.data)
         self.checkpoints = Checkpoints(
-            run.checkpoints, warn=lambda message: self.report({"event": "warning", "message": message})
+            run.checkpoints,
+            keep=recipe.run.keep_checkpoints,
+            warn=lambda message: self.report({"event": "warning", "message": message}),
         )
         with self.accelerator.main_process_first():  # the others find the teacher downloaded
             self.objective = PretrainingObjective(recipe, self.dataset, self.device)
@@ -139,21 +140,30 @@ class _Pretraining:
         recipe = self.recipe
         total = recipe.schedule.total_steps(len(self.samples))
         optimizer = build_optimizer(self.model.parameters(), recipe.optimizer)
-        share = (self.accelerator.process_index, self.processes)
+        run = recipe.run
+        share = Share(self.accelerator.process_index, self.processes, run.accumulate)
         batches = PretrainBatches(self.samples, recipe.schedule.batch_size, share)
+        warning = shared_memory_warning(batches[0], run.workers) if run.workers else None
+        if warning:
+            self.report({"event": "warning", "kind": "shared-memory", "message": warning})
         with self.stop.deferred():
             trained = train(
                 self.model,
                 optimizer,
                 build_scheduler(optimizer, recipe.schedule, total),
-                lambda first: steps(batches, first, total, recipe.run.workers),
+                lambda first: steps(
+                    batches, first, total, run.workers, parts=run.accumulate, pin=self.device.type == "cuda"
+                ),
                 self.step,
                 LoopSettings(
                     total,
                     recipe.run,
                     recipe.optimizer.clip_norm,
-                    batches.share,
+                    recipe.schedule.batch_size // self.processes,
                     recipe.schedule.round_steps(total),
+                    best="psnr_heldout",
+                    faults=self.run.folder / "faults",
+                    trackers=Trackers(self.run.folder, self.job.name, self.job.recipe.values),
                 ),
                 self.checkpoints,
                 accelerator=self.accelerator,
@@ -169,8 +179,8 @@ class _Pretraining:
         path = export_encoder(trained.encoder, recipe.encoder, self.run.folder / "encoder", self.origin(total))
         return self.result(total, short_sha256(path))
 
-    def step(self, module: nn.Module, batch: PretrainBatch) -> StepOutput:
-        """Eq. 4-20 for one batch."""
+    def step(self, module: nn.Module, batch: PretrainBatch, shares: Shares) -> StepOutput:
+        """Eq. 4-20 for one batch: means over views of equal size, so that all parts count the same."""
         predictions, loss = self.objective(module, *batch)
         with torch.no_grad():
             quality = torch.cat([psnr(p.rendered.colors, p.targets.colors) for p in predictions]).mean()
@@ -189,7 +199,9 @@ class _Pretraining:
         return StepOutput(loss.total, values, warnings)
 
     def evaluate(self, step: int) -> Mapping[str, float]:
-        """Measure held-out views and draw some of them, and the curves so far."""
+        """Measure held-out views and draw some of them, and the curves so far, in the first process."""
+        if not self.accelerator.is_main_process:
+            return {}
         values = self.evaluation(self.model, self.accelerator.autocast(), panel_path(self.run, step))
         draw_pretraining(self.run)
         return values

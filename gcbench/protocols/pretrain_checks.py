@@ -58,12 +58,15 @@ class Findings:
         raise DataError(f"The data cannot be trained on:\n{listed}\n", " ".join(self.ways_out))
 
 
-def check_batch(batch_size: int, processes: int) -> None:
-    """Raises InputError if a batch cannot be shared evenly by the processes."""
-    if batch_size % processes:
+def check_batch(batch_size: int, processes: int, parts: int = 1) -> None:
+    """Raises InputError if a batch cannot be shared evenly by the processes, each in so many parts."""
+    pieces = processes * parts
+    if batch_size % pieces:
+        cut = f" in {parts} parts each (run.accumulate)" if parts > 1 else ""
         raise InputError(
-            f"schedule.batch_size is {batch_size}: {processes} processes cannot share it evenly.",
-            f"Choose a multiple, e.g. --set schedule.batch_size={-(-batch_size // processes) * processes}, "
+            f"schedule.batch_size is {batch_size}: {processes} process{'es' if processes > 1 else ''}{cut} cannot "
+            "share it evenly.",
+            f"Choose a multiple, e.g. --set schedule.batch_size={-(-batch_size // pieces) * pieces}, "
             "or another number of processes.",
         )
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from gcbench.recipe.schema import PretrainRecipe
 from gcbench.runs.store import Run
 from gcbench.splatting import RenderedViews, render
 from gcbench.structures import Float32Array, Float64Array, PosedViews
+from gcbench.training.checkpoint import Checkpoints
 
 Which = Literal["heldout", "train", "all"]
 HELD_OUT, TRAINED_ON, UNSEEN = "held out", "trained on", "not in training"
@@ -325,20 +325,15 @@ def _recipe(job: PretrainJob, file: Path) -> PretrainRecipe:
 
 
 def _newest_state(run: Run, warn: Callable[[str], None]) -> tuple[Mapping[str, Any], Path]:
-    """The newest checkpoint that can be read. Unlike a training that goes on, this removes none."""
-    files = sorted(run.checkpoints.glob("step-*.pt"), reverse=True)
-    if not files:
+    """The newest undamaged checkpoint. Unlike a training that goes on, this removes none."""
+    checkpoints = Checkpoints(run.checkpoints, warn=warn)
+    steps = checkpoints.steps()
+    if not steps:
         raise RunError(f"{run.folder} has no checkpoint yet.", "Let it train until it has saved one.")
-    for file in files:
-        try:
-            state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-            if {"model", "step"} <= set(state):
-                return state, file
-            reason = "it holds no model"
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            reason = type(error).__name__
-        warn(f"{file} cannot be read ({reason}).")
-    raise RunError(f"None of the {len(files)} checkpoints in {run.checkpoints} can be read.", "Pre-train again.")
+    state = checkpoints.load_last(remove=False)
+    if state is None:
+        raise RunError(f"All {len(steps)} checkpoints in {run.checkpoints} are damaged.", "Pre-train again.")
+    return state, checkpoints.file(state["step"])
 
 
 def _data_fingerprint(run: Run, job: PretrainJob) -> str | None:

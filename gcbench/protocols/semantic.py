@@ -17,10 +17,9 @@ from gcbench.data.storage import PreparedDataset
 from gcbench.models.segmentation import EncoderState, Segmenter
 from gcbench.models.sparse_unet import reestimate_batchnorm
 from gcbench.objectives.supervised import segmentation_loss
-from gcbench.protocols.downstream import Training
+from gcbench.protocols.downstream import Training, labelled_points
 from gcbench.protocols.encoders import build_encoder, load_encoder
 from gcbench.protocols.jobs import SemanticJob
-from gcbench.protocols.loading import steps
 from gcbench.protocols.results import job_origin, now, semantic_result
 from gcbench.protocols.semantic_inference import SceneInference
 from gcbench.protocols.trained_models import ModelConfig
@@ -29,7 +28,8 @@ from gcbench.runs.results import SemanticResult
 from gcbench.runs.store import Run
 from gcbench.scoring.semantic import SemanticMetrics
 from gcbench.structures import IGNORE_INDEX, PointBatch
-from gcbench.training.loop import Report, StepOutput, Stop
+from gcbench.training.gather import gather_rows
+from gcbench.training.loop import Report, Shares, StepOutput, Stop
 
 
 def segment(job: SemanticJob, run: Run, report: Report, stop: Stop) -> SemanticResult:
@@ -98,17 +98,24 @@ class _Learning:
         """Every step runs the whole model on augmented crops."""
         training, recipe = self.training, self.recipe
         samples = training.samples(crop_points=recipe.data.crop_points)
-        batches = SegmentationBatches(samples, batch_size=recipe.schedule.batch_size, mix3d_p=recipe.data.mix3d_p)
+        batches = SegmentationBatches(
+            samples, batch_size=recipe.schedule.batch_size, mix3d_p=recipe.data.mix3d_p, share=training.share
+        )
 
-        def step(module: nn.Module, batch: PointBatch) -> StepOutput:
+        def weigh(batch: PointBatch) -> tuple[float]:
+            assert batch.segment is not None
+            return (labelled_points(batch.segment),)
+
+        def step(module: nn.Module, batch: PointBatch, shares: Shares) -> StepOutput:
             batch = batch.to(training.device)
             assert batch.segment is not None
-            return self._losses(module(batch), batch.segment)
+            return self._losses(module(batch), batch.segment, shares)
 
         training.run(
             self.model,
-            lambda first: steps(batches, first, training.total, recipe.run.workers),
+            training.batches(batches),
             step,
+            weigh,
             model=self.model,
             validation=validation,
         )
@@ -123,12 +130,16 @@ class _Learning:
             for number in range(first, training.total):
                 generator = torch.Generator().manual_seed(training.job.seed * 1_000_003 + number)
                 rows = torch.randint(len(segment), (min(count, len(segment)),), generator=generator)
-                yield features[rows], segment[rows]
+                for part in training.share.of(rows):
+                    yield features[part], segment[part]
 
-        def step(module: nn.Module, batch: tuple[Tensor, Tensor]) -> StepOutput:
-            return self._losses(module(batch[0].to(training.device)), batch[1].to(training.device))
+        def weigh(batch: tuple[Tensor, Tensor]) -> tuple[float]:
+            return (labelled_points(batch[1]),)
 
-        training.run(self.model.head, batches, step, model=self.model, validation=validation)
+        def step(module: nn.Module, batch: tuple[Tensor, Tensor], shares: Shares) -> StepOutput:
+            return self._losses(module(batch[0].to(training.device)), batch[1].to(training.device), shares)
+
+        training.run(self.model.head, batches, step, weigh, model=self.model, validation=validation)
 
     def _reestimate(self) -> None:
         """Measure the frozen encoder's batch-norm statistics on the training scenes, as they are."""
@@ -159,10 +170,15 @@ class _Learning:
             training.report({"event": "progress", "step": number, "total": len(names), "phase": phase})
             yield collate([sample.points]).to(training.device)
 
-    def _losses(self, logits: Tensor, segment: Tensor) -> StepOutput:
+    def _losses(self, logits: Tensor, segment: Tensor, shares: Shares) -> StepOutput:
         weights = self.recipe.losses
         loss = segmentation_loss(
-            logits, segment, cross_entropy_weight=weights.cross_entropy, lovasz_weight=weights.lovasz
+            logits,
+            segment,
+            cross_entropy_weight=weights.cross_entropy,
+            lovasz_weight=weights.lovasz,
+            share=shares[0],
+            gather=gather_rows,
         )
         values = {"loss": loss.total, "cross_entropy": loss.cross_entropy, "lovasz": loss.lovasz}
         return StepOutput(loss.total, {name: value.detach() for name, value in values.items()})

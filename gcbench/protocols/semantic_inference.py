@@ -25,7 +25,7 @@ from gcbench.errors import DataError
 from gcbench.protocols.predictions import Arrays
 from gcbench.recipe.schema import SemanticEvaluation
 from gcbench.scoring.protocols import load_protocol
-from gcbench.scoring.semantic import SemanticMetrics, SemanticScorer
+from gcbench.scoring.semantic import ClassCounts, SemanticMetrics, SemanticScorer
 from gcbench.structures import Float64Array, Int64Array, LabelSet, Scene
 
 
@@ -121,13 +121,17 @@ class SegmentationScorer:
         self._inference = inference
         self._scorer = SemanticScorer(inference.label_set, load_protocol(inference.evaluation.protocol))
 
-    def add(self, scene: Scene, prediction: Arrays) -> None:
-        """Score one scene.
+    def measure(self, scene: Scene, prediction: Arrays) -> ClassCounts:
+        """Counts of one scene.
 
         Raises:
             DataError: the scene has no labels.
         """
-        self._scorer.add(scene.name, prediction["classes"].astype(np.int64), self._inference.target(scene))
+        return self._scorer.measure(scene.name, prediction["classes"].astype(np.int64), self._inference.target(scene))
+
+    def insert(self, scene_name: str, counts: ClassCounts) -> None:
+        """Add a scene that was measured."""
+        self._scorer.insert(scene_name, counts)
 
     def result(self) -> SemanticMetrics:
         """The metrics over all scenes."""

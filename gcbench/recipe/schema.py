@@ -83,13 +83,23 @@ class Schedule(Section):
 
 
 class Run(Section):
-    """How the loop runs; nothing here changes what is learnt but `precision`.
+    """How the loop runs. What is learnt depends on `precision`, and on `batchnorm` and `accumulate` where there are
+    several processes or parts; on nothing else here.
 
     Attributes:
+        batchnorm: statistics of each process's own part of a batch (`local`), or of all processes (`synchronised`).
+        accumulate: parts that every process cuts its share of a batch into, one after the other: less memory, the same
+            batch. Batch norm sees a part.
+        skip_limit: steps in a row whose loss or gradient is not finite before training stops.
+        keep_checkpoints: how many of the last are kept, beside that of the best evaluation where there is one.
         evaluate_every: in steps; null evaluates after each of the schedule's rounds.
     """
 
     precision: Literal["no", "bf16", "fp16"]
+    batchnorm: Literal["local", "synchronised"]
+    accumulate: Count
+    skip_limit: Count
+    keep_checkpoints: Count
     workers: Annotated[int, Field(ge=0)]
     log_every: Count
     checkpoint_every: Count

@@ -133,6 +133,7 @@ class Budget(Strict):
         samples: scenes taken, `steps` times the batch.
         passes: `samples` over `scenes`.
         epochs: the paper's number, where the budget was in epochs.
+        processes: that shared every step.
     """
 
     scenes: Count
@@ -141,6 +142,7 @@ class Budget(Strict):
     samples: Count
     passes: Number
     epochs: Count | None = None
+    processes: int = 1
 
     def describe(self) -> str:
         """One line for readers."""

@@ -20,6 +20,7 @@ from gcbench.data.storage import PreparedDataset
 from gcbench.data.synthetic_rooms import generate_rooms
 from gcbench.protocols.jobs import JobRecipe
 from gcbench.recipe.loader import load_recipe
+from gcbench.training.checkpoint import Checkpoints
 from tests.data.raw_folders import write_room
 
 SCENE = "scene0000_00"
@@ -142,20 +143,25 @@ def test_a_scene_outside_the_training_is_said_to_be_unseen(run: Path, tmp_path: 
     assert {view["role"] for view in record(tmp_path / "o")["views"]} == {"held out"}
 
 
+def checkpoint(run: Path, step: int) -> Path:
+    (file,) = (run / "checkpoints").glob(f"step-{step:09d}-*.pt")
+    return file
+
+
 def test_a_broken_newest_checkpoint_falls_back_and_stays(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    newest = run / "checkpoints" / "step-000000004.pt"
+    newest = checkpoint(run, 4)
     newest.write_bytes(newest.read_bytes()[:1000])
     assert main(["render", str(run), SCENE]) == 0
     shown = record(run / "renders" / SCENE)
     assert shown["step"] == 2
     mean = float(np.mean([view["psnr"] for view in shown["views"]]))
     assert mean == pytest.approx(evaluations(run)[2]["psnr_heldout"], abs=2e-3)
-    assert "step-000000004.pt cannot be read" in " ".join(capsys.readouterr().err.split())
+    assert f"{newest.name} is damaged" in " ".join(capsys.readouterr().err.split())
     assert newest.is_file()
 
-    (run / "checkpoints" / "step-000000002.pt").write_bytes(b"")
+    checkpoint(run, 2).write_bytes(b"")
     assert main(["render", str(run), SCENE]) == 1
-    assert "None of the 2 checkpoints" in capsys.readouterr().err
+    assert "All 2 checkpoints in" in capsys.readouterr().err
 
 
 def test_a_checkpoint_runs_no_code(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,10 +169,9 @@ def test_a_checkpoint_runs_no_code(run: Path, tmp_path: Path, capsys: pytest.Cap
         def __reduce__(self) -> tuple[Any, tuple[str]]:
             return Path.touch, (tmp_path / "harm",)  # type: ignore[return-value]
 
-    for file in (run / "checkpoints").iterdir():
-        torch.save({"model": Harmful(), "step": 4}, file)
+    Checkpoints(run / "checkpoints", warn=print).save(4, {"model": Harmful()})
     assert main(["render", str(run), SCENE]) == 1
-    assert "can be read" in capsys.readouterr().err
+    assert "is undamaged, but cannot be used" in capsys.readouterr().err
     assert not (tmp_path / "harm").exists()
 
 
@@ -180,12 +185,11 @@ def test_a_checkpoint_of_another_size_is_refused(run: Path, capsys: pytest.Captu
 
 def test_a_model_without_a_teacher_has_no_feature_pictures(run: Path) -> None:
     """With losses.semantic 0 there are no features, and no head that makes or projects them."""
-    file = run / "checkpoints" / "step-000000004.pt"
-    state = torch.load(file, weights_only=True)
+    state = torch.load(checkpoint(run, 4), weights_only=True)
     semantic = ("projection.", "heads.feature.")
     weights = {name: value for name, value in state["model"].items() if not name.startswith(semantic)}
     assert len(weights) < len(state["model"])
-    torch.save({**state, "model": weights}, file)
+    Checkpoints(run / "checkpoints", warn=print).save(4, {**state, "model": weights})
     assert main(["render", str(run), SCENE, "--max-views", "1"]) == 0
     (view,) = record(run / "renders" / SCENE)["views"]
     assert set(view["files"]) == {"color", "depth", "photo"}

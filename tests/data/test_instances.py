@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import repeat
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_batches_carry_centres_and_mixing_keeps_them() -> None:
     expected = np.concatenate([one.centroid for one in samples if one.centroid is not None])
     np.testing.assert_array_equal(batch.centroid.numpy(), expected)
     assert collate([samples[0], sample(3, 5)]).centroid is None
-    mixed = mix3d(batch, np.random.default_rng(0))
+    mixed = mix3d(batch, repeat(np.random.default_rng(0)))
     assert mixed.centroid is not None
     rows = {tuple(row): centre for row, centre in zip(batch.coord.tolist(), batch.centroid, strict=True)}
     for row, centre in zip(mixed.coord.tolist(), mixed.centroid, strict=True):

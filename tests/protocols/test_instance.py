@@ -59,7 +59,7 @@ def test_a_network_that_knows_finds_every_instance() -> None:
     assert sorted(prediction["classes"].tolist()) == [CHAIR, CHAIR, TABLE]
     assert prediction["of_point"].shape == (len(scene),)
     scorer = INFERENCE.scorer()
-    scorer.add(scene, prediction)
+    scorer.insert(scene.name, scorer.measure(scene, prediction))
     metrics = scorer.result()
     assert metrics.map == metrics.map50 == metrics.map25 == 1.0
     assert {INFERENCE.label_set.classes[k] for k in metrics.evaluated.tolist()}.isdisjoint({"wall", "floor"})
@@ -79,7 +79,7 @@ def test_scores_are_of_original_points_in_their_order() -> None:
     )
     prediction = INFERENCE.predict(Oracle(origin_of(scene)), shuffled, CPU)
     scorer = INFERENCE.scorer()
-    scorer.add(shuffled, prediction)
+    scorer.insert(scene.name, scorer.measure(shuffled, prediction))
     assert scorer.result().map == 1.0
 
 
@@ -87,7 +87,7 @@ def test_a_scene_without_instances_has_no_score() -> None:
     scene = room("scene0000_00", 0)
     prediction = INFERENCE.predict(Oracle(origin_of(scene)), scene, CPU)
     with pytest.raises(DataError, match="Scene 'scene0000_00' has no classes of scannet20, or no instances"):
-        INFERENCE.scorer().add(replace(scene, instance=None), prediction)
+        INFERENCE.scorer().measure(replace(scene, instance=None), prediction)
 
 
 def test_a_training_learns(tmp_path: Path) -> None:

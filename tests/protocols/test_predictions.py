@@ -45,9 +45,12 @@ class Brightness:
         self.total = 0
         return self
 
-    def add(self, scene: Scene, prediction: Arrays) -> None:
+    def measure(self, scene: Scene, prediction: Arrays) -> int:
         assert len(prediction["bright"]) == len(scene)
-        self.total += int(prediction["bright"].sum())
+        return int(prediction["bright"].sum())
+
+    def insert(self, scene_name: str, counts: int) -> None:
+        self.total += counts
 
     def result(self) -> int:
         return self.total

@@ -16,6 +16,7 @@ from PIL import Image
 
 from gcbench.data.batching import collate
 from gcbench.data.frame_images import encode_depth
+from gcbench.data.samples import Share
 from gcbench.data.storage import PreparedDataset, write_manifest, write_scene
 from gcbench.errors import InputError
 from gcbench.objectives.pretraining import psnr
@@ -78,7 +79,7 @@ def test_processes_share_every_batch(dataset: PreparedDataset) -> None:
     assert isinstance(recipe, PretrainRecipe)
     samples = pretrain_samples(recipe, dataset, seed=1)
     whole = PretrainBatches(samples, 4)
-    parts = [PretrainBatches(samples, 4, (rank, 2)) for rank in range(2)]
+    parts = [PretrainBatches(samples, 4, Share(rank, 2)) for rank in range(2)]
     for number in (0, 3):
         points, views = whole[number]
         shares = [part[number] for part in parts]

@@ -144,25 +144,3 @@ def test_no_process_is_no_job(start: Any) -> None:
 def test_more_gpus_than_there_are() -> None:
     with pytest.raises(InputError, match=r"--gpus 99: this machine has (no|\d+) GPU"):
         check_gpus(99)
-
-
-def test_what_several_compute_is_what_one_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes with half of every batch each, one of them without a gradient for a layer, end as one does."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    results = {}
-    for processes in (1, 2):
-        folder = tmp_path / str(processes)
-        folder.mkdir()
-        events: list[dict[str, Any]] = []
-        module = "tests.training.processes_worker"
-        run_worker(module, folder, folder / "log", events.append, processes=processes, cpu=True)
-        results[processes] = [event for event in events if event["event"] != "started"]
-    weights = {processes: events.pop() for processes, events in results.items()}
-    assert weights[2]["weights"] == pytest.approx(weights[1]["weights"], rel=1e-5, abs=1e-7)
-    one, two = results[1], results[2]
-    assert [event["event"] for event in one] == [event["event"] for event in two]
-    for left, right in zip(one, two, strict=True):
-        assert (left["step"], left.get("message")) == (right["step"], right.get("message"))
-        for key in left.keys() & {"lr", "loss", "grad_norm", "value"}:
-            assert left[key] == pytest.approx(right[key], rel=1e-4)
-    assert one[-2]["warnings"] == two[-2]["warnings"] == {"odd": 6}
