@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 import gcbench
-from gcbench.errors import GcbenchError
+from gcbench.errors import GcbenchError, Paused
 
 # Verb: (one line of help, the module whose `app` is the verb).
 VERBS = {
@@ -38,6 +38,7 @@ VERBS = {
 }
 DEBUG_VARIABLE = "GCBENCH_DEBUG"
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells do
+EXIT_PAUSED = 75  # EX_TEMPFAIL of sysexits.h
 EXIT_INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 EXIT_DISK_FULL = 74  # EX_IOERR of sysexits.h
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -55,6 +56,12 @@ gcbench --debug reproduce table1 --out runs/table1
 
 class LazyGroup(TyperGroup):
     """A group whose commands are known by name and help line, and imported when they are invoked."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Paused as pause:  # an interruption, but with a code of its own
+            raise typer.Exit(EXIT_PAUSED) from pause
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, placeholder, rest = super().resolve_command(ctx, args)
@@ -112,8 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows `gcbench`; by default the process's own.
 
     Returns:
-        0; 2 for wrong usage; a `GcbenchError`'s own code; 74 when the disk is full; 130 when interrupted; 70 for any
-        other error.
+        0; 2 for wrong usage; a `GcbenchError`'s own code; 74 when the disk is full; 75 when stopped after
+        a checkpoint; 130 when interrupted without one; 70 for any other error.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -122,6 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if code == EXIT_INTERRUPTED:
             _say("Interrupted.", "Run the same command to go on where it stopped.")
+        if code == EXIT_PAUSED:
+            _say("Stopped with a checkpoint.", "Run the same command to go on from there.")
         return code
     except Exception as error:  # the last line of defence: no user should meet a bare traceback
         return _report(error, words)

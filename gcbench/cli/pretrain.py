@@ -10,6 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gcbench.cli.launch_options import (
+    AccelerateConfig,
+    CpuProcesses,
+    Gpus,
+    MainAddress,
+    NodeRank,
+    Nodes,
+    TimeLimit,
+    Tracker,
+    launch_of,
+)
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -17,6 +29,7 @@ if TYPE_CHECKING:
     from gcbench.recipe.loader import LoadedRecipe
     from gcbench.runs.results import PretrainResult
     from gcbench.runs.store import Run
+    from gcbench.training.launch import Launch
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -26,6 +39,8 @@ _EPILOG = """Examples:
   gcbench pretrain --preset tiny
 
   gcbench pretrain --data prepared/scannet --gpus 8 --out runs/gaussiancross
+
+  gcbench pretrain --data prepared/scannet --gpus 8 --nodes 2 --node-rank 1 --main-address node01:29500
 
   gcbench pretrain --recipe pretrain/views-2 --data prepared/scannet --dry-run
 
@@ -48,10 +63,6 @@ def pretrain(
     preset: Annotated[
         str | None, typer.Option(help="For a laptop: tiny (synthetic rooms) or scan (one scan of your own).")
     ] = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="Train on so many GPUs of this machine.")] = None,
-    cpu_processes: Annotated[
-        int | None, typer.Option(min=1, help="Train in so many processes on the CPU instead.")
-    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides weights, order and views.")] = 0,
     set_: Annotated[
         list[str] | None,
@@ -60,6 +71,14 @@ def pretrain(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, show sizes, and train nothing.")
     ] = False,
+    gpus: Gpus = None,
+    cpu_processes: CpuProcesses = None,
+    nodes: Nodes = None,
+    node_rank: NodeRank = None,
+    main_address: MainAddress = None,
+    accelerate_config: AccelerateConfig = None,
+    time_limit: TimeLimit = None,
+    tracker: Tracker = None,
 ) -> None:
     """Pre-train an encoder. It ends as OUT/encoder/model.safetensors, with pictures of held-out views beside it.
 
@@ -71,7 +90,6 @@ def pretrain(
     from gcbench.recipe.loader import load_recipe
     from gcbench.recipe.schema import PretrainRecipe
     from gcbench.runs.results import PretrainResult
-    from gcbench.training.launch import check_gpus
 
     console = Console()
     room_overrides = [text for text in set_ or () if text.startswith("rooms.")]
@@ -79,19 +97,17 @@ def pretrain(
     loaded = load_recipe(recipe, preset=preset, overrides=overrides)
     if not isinstance(loaded.recipe, PretrainRecipe):
         raise InputError(f"'{recipe}' is a recipe of kind '{loaded.recipe.kind}'.", "Choose one of kind 'pretrain'.")
-    if gpus is not None and cpu_processes is not None:
-        raise InputError("--gpus and --cpu-processes exclude each other.", "Give one of them.")
-    if gpus is not None:
-        check_gpus(gpus)
-    processes = gpus or cpu_processes or 1
+    launch = launch_of(gpus, cpu_processes, nodes, node_rank, main_address, accelerate_config, time_limit, tracker)
     name = "-".join(filter(None, (Path(loaded.name).stem, preset, f"seed{seed}")))
     folder = out or Path("runs") / name
     if data is None:
+        if launch.nodes > 1:
+            raise InputError("--nodes needs --data: rooms are made by one machine.", "Prepare a dataset first.")
         data = _rooms(console, loaded, room_overrides, folder.resolve().parent / "data", make=not dry_run)
     if dry_run:
         from gcbench.cli.pretrain_plan import show_plan
 
-        show_plan(console, loaded.recipe, data, folder.resolve(), processes)
+        show_plan(console, loaded.recipe, data, folder.resolve(), launch.world)
         return
     with refusing():
         job = _job(loaded, data, name, seed)
@@ -99,7 +115,10 @@ def pretrain(
     if run.is_done:
         console.print(f"{folder} is done already.", soft_wrap=True)
     else:
-        _train(console, run, job, processes, cpu=cpu_processes is not None)
+        _train(console, run, job, launch)
+    if not launch.is_main:
+        console.print(f"Node {launch.node_rank} of {launch.nodes} is done.")
+        return
     result = run.result()
     assert isinstance(result, PretrainResult)
     show_result(console, result, folder, _first_scene(loaded, data))
@@ -198,21 +217,24 @@ def _rooms(console: Console, loaded: LoadedRecipe, overrides: list[str], folder:
     return jobs[1].out
 
 
-def _train(console: Console, run: Run, job: PretrainJob, processes: int, *, cpu: bool) -> None:
+def _train(console: Console, run: Run, job: PretrainJob, launch: Launch) -> None:
     """Train in worker processes. Of a job that is refused before it begins nothing stays in the run's folder."""
     from gcbench.errors import RefusedError
     from gcbench.protocols.jobs import WORKER
     from gcbench.training.launch import run_worker
 
     before = set(run.folder.iterdir()) if run.folder.is_dir() else None
-    run.queue(job.model_dump(mode="json"))
+    if launch.is_main:
+        run.queue(job.model_dump(mode="json"))
 
     def start(on_event: Any) -> None:
-        run_worker(WORKER, run.job_path, run.folder / "worker.log", on_event, processes=processes, cpu=cpu)
+        run_worker(WORKER, run.job_path, run.folder / "worker.log", on_event, launch)
 
     try:
         _run_all(console, [(run, job, start)])
     except RefusedError:
+        if not launch.is_main:
+            raise
         for path in set(run.folder.iterdir()) - (before or set()):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         if before is None:

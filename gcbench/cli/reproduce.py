@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gcbench.cli.launch_options import (
+    CpuProcesses,
+    Gpus,
+    TimeLimit,
+    Tracker,
+    launch_of,
+)
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -19,6 +27,8 @@ _EPILOG = """Examples:
   gcbench reproduce table1 --preset tiny --out demo --columns scannet,s3dis-area5
 
   gcbench reproduce table1 --data /data/gcbench --seeds 3 --dry-run
+
+  gcbench reproduce table3 --data /data/gcbench --gpus 4 --time-limit 23.5h
 
   gcbench reproduce table1 --data /data/gcbench --rows gaussiancross --encoder encoders/gaussiancross
 """
@@ -47,6 +57,10 @@ def reproduce(
         list[str] | None, typer.Option("--set", help="Override, e.g. pretrain.schedule.steps=100; may be repeated.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the jobs and run none.")] = False,
+    gpus: Gpus = None,
+    cpu_processes: CpuProcesses = None,
+    time_limit: TimeLimit = None,
+    tracker: Tracker = None,
 ) -> None:
     """Reproduce a table of the paper. A second call skips what is done and goes on with what was cut off."""
     from rich.console import Console
@@ -57,6 +71,7 @@ def reproduce(
     from gcbench.reproduce.plan import Choice, choose, plan_table
 
     console = Console()
+    launch = launch_of(gpus, cpu_processes, time_limit=time_limit, tracker=tracker)
     definition = load_table(table)
     choice = Choice(
         rows=choose(definition, _split(rows), "row"),
@@ -77,7 +92,7 @@ def reproduce(
     console.print(f"{definition.title}: {len(plan.jobs)} jobs, {len(plan.jobs) - len(waiting)} done, in {out}")
     live = _Live(console, waiting)
     try:
-        outcome = execute_plan(plan, on_start=live.start, on_event=live.progress.event, on_end=live.end)
+        outcome = execute_plan(plan, launch, on_start=live.start, on_event=live.progress.event, on_end=live.end)
     finally:
         live.progress.stop()
     write_report(console, definition, plan.cells, out)

@@ -36,6 +36,7 @@ from gcbench.scoring.instance_overlaps import SceneOverlaps
 from gcbench.scoring.protocols import Protocol, load_protocol
 from gcbench.structures import Int64Array, LabelSet, PointBatch, Scene
 from gcbench.training.gather import gather_rows
+from gcbench.training.generators import seed_generators
 from gcbench.training.loop import Report, Shares, StepOutput, Stop
 
 
@@ -67,7 +68,7 @@ def segment_instances(job: InstanceJob, run: Run, report: Report, stop: Stop) ->
         recipe.grouping, recipe.data.grid_size, label_set, load_protocol(recipe.evaluation.protocol)
     )
     _check_instances(training, inference.counted)
-    torch.manual_seed(job.seed)
+    seed_generators(job.seed)
     model = PointGroup(build_encoder(recipe.encoder), len(label_set))
     if job.encoder is not None:
         load_encoder(model.encoder, job.encoder)

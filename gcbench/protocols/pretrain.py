@@ -36,6 +36,7 @@ from gcbench.runs.results import CurvePoint, PretrainResult
 from gcbench.runs.store import Run
 from gcbench.structures import PointBatch, PosedViews
 from gcbench.training.checkpoint import Checkpoints
+from gcbench.training.generators import seed_generators
 from gcbench.training.loop import LoopSettings, Report, Shares, StepOutput, Stop, build_accelerator, train
 from gcbench.training.optim import build_optimizer, build_scheduler
 from gcbench.training.trackers import Trackers
@@ -132,7 +133,7 @@ class _Pretraining:
         self.samples = pretrain_samples(recipe, self.dataset, job.seed)
         batch_size = recipe.schedule.batch_size // self.processes
         self.evaluation = HeldOutEvaluation(self.samples, recipe, self.objective, batch_size)
-        torch.manual_seed(job.seed)
+        seed_generators(job.seed)
         self.model = build_pretrainer(recipe, build_encoder(recipe.encoder), self.objective.teacher_dim)
 
     def run_to_end(self) -> PretrainResult | None:

@@ -29,6 +29,7 @@ from gcbench.runs.store import Run
 from gcbench.scoring.semantic import SemanticMetrics
 from gcbench.structures import IGNORE_INDEX, PointBatch
 from gcbench.training.gather import gather_rows
+from gcbench.training.generators import seed_generators
 from gcbench.training.loop import Report, Shares, StepOutput, Stop
 
 
@@ -56,7 +57,7 @@ def segment(job: SemanticJob, run: Run, report: Report, stop: Stop) -> SemanticR
     training: Training[SemanticMetrics] = Training(
         job, recipe, dataset, run, config=config, metric="mIoU", report=report, stop=stop
     )
-    torch.manual_seed(job.seed)
+    seed_generators(job.seed)
     model = Segmenter(
         build_encoder(recipe.encoder),
         len(label_set),

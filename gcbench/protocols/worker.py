@@ -6,23 +6,27 @@ Where several processes work on one job, the first one (rank 0) alone holds and 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from gcbench.errors import GcbenchError, RefusedError
+from gcbench.errors import GcbenchError, Paused, RefusedError
 from gcbench.protocols.jobs import FoldsJob, InstanceJob, Job, PrepareJob, PretrainJob, RoomsJob, SemanticJob, read_job
 from gcbench.runs.store import Run
-from gcbench.training.launch import INTERRUPTED, end_worker
+from gcbench.training.launch import DEADLINE_VARIABLE, INTERRUPTED, PAUSED, end_worker
+
+_SLURM_MARGIN = 180.0  # seconds before the end of its job: a step, an evaluation of a scene and a checkpoint take less
 
 
 class Reporter:
@@ -40,16 +44,20 @@ class Reporter:
 
 
 class StopRequest:
-    """SIGINT and SIGTERM: inside `deferred()` they are noted, and the loop stops after its step; else at once."""
+    """SIGINT, SIGTERM and SIGUSR1: inside `deferred()` they are noted, and the loop stops after its step; else at once.
+
+    The loop also stops a while before a deadline: one that was given, or the end of a Slurm job.
+    """
 
     def __init__(self) -> None:
         self.requested = False
         self._deferred = False
-        for number in (signal.SIGINT, signal.SIGTERM):
+        self._deadline = deadline_of(os.environ)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._receive)
 
     def __call__(self) -> bool:
-        return self.requested
+        return self.requested or time.time() >= self._deadline
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -64,6 +72,14 @@ class StopRequest:
         if self.requested or not self._deferred:
             raise KeyboardInterrupt
         self.requested = True
+
+
+def deadline_of(environment: Mapping[str, str]) -> float:
+    """When to stop, seconds since 1970: a given time, else a while before a Slurm job's end; never if there is none."""
+    for name, margin in ((DEADLINE_VARIABLE, 0.0), ("SLURM_JOB_END_TIME", _SLURM_MARGIN)):
+        with contextlib.suppress(ValueError):
+            return float(environment.get(name, "")) - margin
+    return float("inf")
 
 
 def emit(event: dict[str, Any]) -> None:
@@ -109,6 +125,8 @@ def main(arguments: list[str]) -> int:
         else:
             threading.Thread(target=_end_with_parent, daemon=True).start()
             execute(job, run, _say_nothing, stop)
+    except Paused:
+        return PAUSED
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:  # the process ends here; the parent shows the message, the log keeps the traceback
@@ -148,6 +166,12 @@ def _describe(error: Exception) -> dict[str, Any]:
             "message": f"The disk is full{where}.",
             "way_out": "Free space and run the same command.",
             "exit_code": 1,
+        }
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and error.filename:
+        return {
+            "message": f"{error.filename} cannot be written: {error.strerror}.",
+            "way_out": "Make it writable, or give another folder, and run the same command.",
+            "exit_code": 74,
         }
     return {"message": f"{type(error).__name__}: {error}", "way_out": "", "exit_code": 70}
 

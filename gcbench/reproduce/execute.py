@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from gcbench.errors import GcbenchError
-from gcbench.protocols.jobs import WORKER, Job
+from gcbench.protocols.jobs import WORKER, InstanceJob, Job, PretrainJob, SemanticJob
 from gcbench.reproduce.plan import Plan, PlannedJob
 from gcbench.runs.store import Run
-from gcbench.training.launch import run_worker
+from gcbench.training.launch import Launch, run_worker
 
 
 @dataclass
@@ -26,6 +26,7 @@ class Outcome:
 
 def execute_plan(
     plan: Plan,
+    launch: Launch,
     *,
     on_start: Callable[[PlannedJob], None],
     on_event: Callable[[dict[str, Any]], None],
@@ -33,7 +34,10 @@ def execute_plan(
 ) -> Outcome:
     """Run the jobs in order.
 
+    Every node of several runs all jobs, each with its share of the processes; those without training run on the first.
+
     Args:
+        launch: with how many processes a job trains.
         on_start, on_end: told about each job that runs; the end is "done", "failed" or "blocked".
         on_event: gets the events of the running job.
     """
@@ -49,7 +53,7 @@ def execute_plan(
             continue
         on_start(planned)
         try:
-            run_job(planned.run, planned.job, on_event)
+            run_job(planned.run, planned.job, on_event, launch)
         except GcbenchError as error:
             outcome.failed[folder] = error
             on_end(planned, "failed")
@@ -59,12 +63,14 @@ def execute_plan(
     return outcome
 
 
-def run_job(run: Run, job: Job, on_event: Callable[[dict[str, Any]], None]) -> None:
-    """Run one job in a worker process.
+def run_job(run: Run, job: Job, on_event: Callable[[dict[str, Any]], None], launch: Launch | None = None) -> None:
+    """Run one job in worker processes: as many as `launch` says if it trains, else one.
 
     Raises:
         GcbenchError: it failed.
         KeyboardInterrupt: it was interrupted; it can go on later.
     """
+    if launch is None or not isinstance(job, PretrainJob | SemanticJob | InstanceJob):
+        launch = Launch()
     run.queue(job.model_dump(mode="json"))
-    run_worker(WORKER, run.job_path, run.folder / "worker.log", on_event)
+    run_worker(WORKER, run.job_path, run.folder / "worker.log", on_event, launch)

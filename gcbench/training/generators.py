@@ -9,6 +9,13 @@ import numpy as np
 import torch
 
 
+def seed_generators(seed: int) -> None:
+    """Seed all of them, as libraries may draw from the global ones."""
+    random.seed(seed)
+    np.random.seed(seed % (1 << 32))  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
 def generator_states() -> dict[str, Any]:
     """Of Python, NumPy, torch, and torch's current GPU where there is one."""
     version, words, gauss = random.getstate()

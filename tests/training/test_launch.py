@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gcbench.errors import GcbenchError, InputError, RefusedError, RunError
-from gcbench.training.launch import check_gpus, run_worker
+from gcbench.training.launch import Launch, check_gpus, run_worker
 
 WORKER = """
 import json, os, signal, sys, time
@@ -34,9 +34,10 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def run(body: str, processes: int = 1, **options: Any) -> list[dict[str, Any]]:
         (tmp_path / "small_worker.py").write_text(WORKER + body)
+        (tmp_path / "job.json").touch()
         events: list[dict[str, Any]] = []
         log = tmp_path / "worker.log"
-        run_worker("small_worker", tmp_path / "job.json", log, events.append, processes=processes, **options)
+        run_worker("small_worker", tmp_path / "job.json", log, events.append, Launch(processes, **options))
         return events
 
     return run

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gcbench.errors import GcbenchError
-from gcbench.training.launch import run_worker
+from gcbench.training.launch import Launch, run_worker
 
 Events = list[dict[str, Any]]
 
@@ -25,7 +25,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         (folder / "options.json").write_text(json.dumps(options))
         events = [] if events is None else events
         module = "tests.training.processes_worker"
-        run_worker(module, folder, folder / "log", events.append, processes=processes, cpu=True)
+        run_worker(module, folder, folder / "log", events.append, Launch(processes, cpu=True))
         return events
 
     return run
