@@ -21,7 +21,10 @@ from rich.progress import (
 from gcbench.protocols.jobs import InstanceJob, Job, SemanticJob
 
 _SHOWN = ("loss", "image", "depth", "semantic", "psnr_heldout", "mIoU", "mAP50")
-_LIVE = ("loss", "image", "depth", "semantic", "psnr", "psnr_heldout", "mIoU", "mAP50", "seconds", "memory_mb", "kept")
+_LIVE = (
+    *("loss", "image", "depth", "semantic", "psnr", "psnr_heldout", "mIoU", "mAP50"),
+    *("seconds", "data_share", "memory_mb", "kept"),
+)
 _EVALUATED = ("psnr_heldout", "psnr_train", "loss", "seconds", "memory_mb", "kept")
 _VERBS = {"rooms": "making rooms", "prepare": "preparing", "pretrain": "pre-training", "folds": "joining"}
 
@@ -86,7 +89,7 @@ class JobProgress:
 
     def _write_evaluation(self, event: dict[str, Any]) -> None:
         step, total, seconds = event["step"], event["total"], self._last.get("seconds")
-        left = f"  about {_duration(seconds * (total - step))} left" if seconds and step < total else ""
+        left = f"  about {duration(seconds * (total - step))} left" if seconds and step < total else ""
         values = _numbers(self._last, _EVALUATED)
         self.console.print(f"step {step:>6}/{total}  {values}{left}", highlight=False, soft_wrap=True)
 
@@ -111,8 +114,13 @@ class JobProgress:
         return f"[dim]{self.number:>2}/{self.total}[/]"
 
 
+def number(key: str, value: float) -> str:
+    """A logged value with its name and unit."""
+    return _FORMATS.get(key, _loss)(key, value)
+
+
 def _numbers(values: dict[str, Any], shown: tuple[str, ...]) -> str:
-    return "  ".join(_FORMATS.get(key, _loss)(key, values[key]) for key in shown if key in values)
+    return "  ".join(number(key, values[key]) for key in shown if key in values)
 
 
 def _loss(key: str, value: float) -> str:
@@ -126,12 +134,14 @@ _FORMATS: dict[str, Callable[[str, float], str]] = {
     "psnr_heldout": lambda key, value: f"held-out PSNR {value:.1f} dB",
     "psnr_train": lambda key, value: f"of views trained on {value:.1f} dB",
     "seconds": lambda key, value: f"{value:.2f} s/step" if value > 0.5 else f"{1 / max(value, 1e-9):.1f} steps/s",
+    "data_share": lambda key, value: f"{value:.0%} waiting for data",
     "memory_mb": lambda key, value: f"{value:,.0f} MB",
     "kept": lambda key, value: f"{value:,.0f} Gaussians",
 }
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in words, in the unit that suits it."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -152,6 +152,30 @@ def loss_curves(
 
 
 @_styled
+def run_curves(runs: Mapping[str, Iterable[Mapping[str, Any]]], *, values: Mapping[str, str]) -> bytes:
+    """The same values of several runs over their steps, one panel per value, one line per run.
+
+    Args:
+        runs: label -> lines of the run's log.
+        values: title of a panel -> key in the log; those that no run has are left out.
+
+    Raises:
+        InputError: no run has any of the keys.
+    """
+    kept = {label: [one for one in records if isinstance(one.get("step"), int)] for label, records in runs.items()}
+    panels = {title: {label: _series(kept[label], key) for label in kept} for title, key in values.items()}
+    panels = {title: series for title, series in panels.items() if any(series.values())}
+    if not panels:
+        raise InputError("The logs have nothing to draw.", f"Looked for: {', '.join(values.values())}.")
+    canvas = _canvas(max(5.5 * len(panels), 6.0), 4.2)
+    axes = canvas.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (title, series) in zip(axes, panels.items(), strict=True):
+        _draw_lines(axis, series)
+        axis.set(xlabel="step", title=title)
+    return _png(canvas)
+
+
+@_styled
 def bar_table(comparison: Comparison, metric: str) -> bytes:
     """Bars of one metric: a group per column, a bar per row (those that were run), whiskers for the spread over seeds.
 

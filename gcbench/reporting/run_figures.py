@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from gcbench.reporting.figures import loss_curves
+from gcbench.files import write_atomic
+from gcbench.reporting.figures import loss_curves, run_curves
 from gcbench.reporting.render import Figure
 from gcbench.runs.store import Run
 
 _LOSSES = {"colour": "image", "depth": "depth", "semantic": "semantic"}
+_COMPARED = {
+    "Loss": "loss",
+    "PSNR of held-out views (dB)": "psnr_heldout",
+    "mIoU": "mIoU",
+    "AP50": "mAP50",
+    "Learning rate": "lr",
+}
 _PSNR = {"views trained on": "psnr_train", "held-out views": "psnr_heldout"}
 
 
@@ -44,6 +53,16 @@ def draw_pretraining(run: Run) -> list[Figure]:
             )
         )
     return figures
+
+
+def draw_comparison(runs: Sequence[tuple[str, Run]], path: Path) -> None:
+    """Draw losses and what was measured of several runs, by label, into a PNG file.
+
+    Raises:
+        InputError: none of them has logged anything of that.
+    """
+    logs = {label: run.records() for label, run in runs}
+    write_atomic(path, run_curves(logs, values=_COMPARED))
 
 
 def _store(run: Run, name: str, png: bytes, title: str, caption: str) -> Figure:
