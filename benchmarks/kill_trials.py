@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -82,12 +83,6 @@ def update(hashed: Any, value: Any) -> None:
         hashed.update(repr(value).encode())
 
 
-def children(parent: int) -> list[int]:
-    """Process ids of the workers."""
-    found = subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True, check=False)
-    return [int(word) for word in found.stdout.split()]
-
-
 def kill_once(data: Path, out: Path, steps: int, processes: int, rng: random.Random) -> str | None:
     """Start, wait for a checkpoint and a random time, and kill something; what was killed, None if it was too late."""
     process = start(data, out, steps, processes)
@@ -95,7 +90,9 @@ def kill_once(data: Path, out: Path, steps: int, processes: int, rng: random.Ran
     while process.poll() is None and set((out / "checkpoints").glob("step-*.pt")) <= before:
         time.sleep(0.005)
     time.sleep(rng.uniform(0.0, 1.0))
-    workers = children(process.pid)
+    workers: list[int] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        workers = [child.pid for child in psutil.Process(process.pid).children()]
     if process.poll() is not None or not workers:
         process.communicate()
         return None

@@ -30,6 +30,7 @@ VERBS = {
     "predict": ("Predict classes or instances of a scene, as a coloured PLY.", "gcbench.cli.predict"),
     "convert": ("Take the encoder out of a Pointcept checkpoint.", "gcbench.cli.convert"),
     "reproduce": ("Reproduce a table of the paper, or some of its cells.", "gcbench.cli.reproduce"),
+    "submit": ("Put a command into a queue (Slurm).", "gcbench.cli.submit"),
     "runs": ("List, show and compare runs; go on with one; make room.", "gcbench.cli.runs"),
     "report": ("Compare results with the paper, cell by cell.", "gcbench.cli.report"),
     "evaluate": ("Score anyone's predictions, equal to the official scripts.", "gcbench.cli.evaluate"),
