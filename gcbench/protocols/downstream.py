@@ -220,12 +220,12 @@ class Training(Generic[Metrics]):
                 evaluate=evaluate,
                 weigh=weigh,
             )
-        self.accelerator.end_training()
 
     def final(self, inference: Inference[Metrics], model: nn.Module) -> Metrics:
-        """Load the model that the recipe wants scored, and score it."""
+        """Load the model that the recipe wants scored, and score it; the processes part after that."""
         load_weights(model, self.kept.file(self.recipe.evaluation.checkpoint))
         metrics = self.score(inference, model, keep=True)
+        self.accelerator.end_training()
         self.report({"event": "score", **metrics.means()})
         return metrics
 
