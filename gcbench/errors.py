@@ -5,6 +5,7 @@ The command line prints `message` and `way_out` and exits with `exit_code`; noth
 
 from __future__ import annotations
 
+import errno
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,10 +50,14 @@ class RunError(GcbenchError, RuntimeError):
     """A job failed, or a run folder is not usable."""
 
 
-class DiskFullError(RunError):
-    """A file could not be written: no space is left."""
+class WriteError(RunError):
+    """A file could not be written: a folder is read-only, or may not be written to."""
 
     exit_code = 74  # EX_IOERR of sysexits.h
+
+
+class DiskFullError(WriteError):
+    """A file could not be written: no space is left."""
 
 
 class Paused(KeyboardInterrupt):
@@ -61,6 +66,18 @@ class Paused(KeyboardInterrupt):
 
 class MissingExtraError(GcbenchError, ImportError):
     """An optional library is not installed."""
+
+
+def write_error(error: OSError) -> WriteError | None:
+    """What a failure of the system means for who writes files; None if it is of another kind."""
+    where = str(error.filename or "")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        message = f"The disk is full{f' while writing {where}' if where else ''}."
+        return DiskFullError(message, "Free some space, then run the same command to go on where it stopped.")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and where:
+        way_out = "Make it accessible, or give another folder, and run the same command."
+        return WriteError(f"{where}: {error.strerror}.", way_out)
+    return None
 
 
 @contextmanager

@@ -5,7 +5,6 @@ A verb's module is imported only when the verb is invoked, so `gcbench --help` i
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import shlex
@@ -18,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 import gcbench
-from gcbench.errors import GcbenchError, Paused
+from gcbench.errors import DiskFullError, GcbenchError, Paused, write_error
 
 # Verb: (one line of help, the module whose `app` is the verb).
 VERBS = {
@@ -42,8 +41,6 @@ DEBUG_VARIABLE = "GCBENCH_DEBUG"
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells do
 EXIT_PAUSED = 75  # EX_TEMPFAIL of sysexits.h
 EXIT_INTERNAL = 70  # EX_SOFTWARE of sysexits.h
-EXIT_DISK_FULL = 74  # EX_IOERR of sysexits.h
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _EPILOG = """
 Examples:
@@ -121,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows `gcbench`; by default the process's own.
 
     Returns:
-        0; 2 for wrong usage; a `GcbenchError`'s own code; 74 when the disk is full; 75 when stopped after
+        0; 2 for wrong usage; a `GcbenchError`'s own code; 74 when a file cannot be written; 75 when stopped after
         a checkpoint; 130 when interrupted without one; 70 for any other error.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -143,14 +140,12 @@ def _report(error: Exception, words: Sequence[str]) -> int:
     """Print an error with its way out; return the exit code."""
     if os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"):
         traceback.print_exception(error)
-    full = next((cause for cause in _causes(error) if isinstance(cause, OSError) and cause.errno in _DISK_FULL), None)
-    if full is not None:
-        where = f" while writing {full.filename}" if full.filename else ""
-        _say(f"The disk is full{where}.", "Free some space, then run the same command to go on where it stopped.")
-        return EXIT_DISK_FULL
-    if isinstance(error, GcbenchError):
-        _say(error.message, error.way_out)
-        return error.exit_code
+    written = [one for cause in _causes(error) if isinstance(cause, OSError) and (one := write_error(cause))]
+    full = [one for one in written if isinstance(one, DiskFullError)]
+    known = next(iter(full), error if isinstance(error, GcbenchError) else next(iter(written), None))
+    if known is not None:
+        _say(known.message, known.way_out)
+        return known.exit_code
     again = shlex.join(["gcbench", "--debug", *words])
     first_line = next(iter(str(error).splitlines()), "")
     _say(f"{type(error).__name__}: {first_line}".removesuffix(": "), f"See the traceback with: {again}")

@@ -7,7 +7,6 @@ Where several processes work on one job, the first one (rank 0) alone holds and 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import signal
@@ -21,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from gcbench.errors import GcbenchError, Paused, RefusedError
+from gcbench.errors import GcbenchError, Paused, RefusedError, write_error
 from gcbench.protocols.jobs import FoldsJob, InstanceJob, Job, PrepareJob, PretrainJob, RoomsJob, SemanticJob, read_job
 from gcbench.runs.store import Run
 from gcbench.training.launch import DEADLINE_VARIABLE, INTERRUPTED, PAUSED, end_worker
@@ -160,19 +159,8 @@ def _describe(error: Exception) -> dict[str, Any]:
     if isinstance(error, GcbenchError):
         refused = {"refused": True} if isinstance(error, RefusedError) else {}
         return {"message": error.message, "way_out": error.way_out, "exit_code": error.exit_code, **refused}
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        where = f" while writing {error.filename}" if error.filename else ""
-        return {
-            "message": f"The disk is full{where}.",
-            "way_out": "Free space and run the same command.",
-            "exit_code": 1,
-        }
-    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and error.filename:
-        return {
-            "message": f"{error.filename} cannot be written: {error.strerror}.",
-            "way_out": "Make it writable, or give another folder, and run the same command.",
-            "exit_code": 74,
-        }
+    if isinstance(error, OSError) and (known := write_error(error)) is not None:
+        return _describe(known)
     return {"message": f"{type(error).__name__}: {error}", "way_out": "", "exit_code": 70}
 
 

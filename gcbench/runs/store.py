@@ -142,6 +142,10 @@ class Run:
             manifest = Manifest.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return None
+        except NotADirectoryError as error:
+            raise InputError(
+                f"{self.folder} cannot be a folder: a file is in the way.", "Choose another one."
+            ) from error
         except (OSError, ValidationError) as error:
             raise RunError(f"{path} is not a usable manifest: {error}", "Remove the folder to run again.") from error
         key = self._identity[2]
