@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 class GcbenchError(Exception):
     """Base of every error a user can cause and mend.
@@ -50,14 +52,16 @@ class RunError(GcbenchError, RuntimeError):
     """A job failed, or a run folder is not usable."""
 
 
-class WriteError(RunError):
-    """A file could not be written: a folder is read-only, or may not be written to."""
+class DiskFullError(RunError):
+    """A file could not be written: no space is left."""
 
     exit_code = 74  # EX_IOERR of sysexits.h
 
 
-class DiskFullError(WriteError):
-    """A file could not be written: no space is left."""
+class AccessError(RunError):
+    """The system does not let a file or folder be used, such as on a file system that is read-only."""
+
+    exit_code = 74
 
 
 class Paused(KeyboardInterrupt):
@@ -66,18 +70,6 @@ class Paused(KeyboardInterrupt):
 
 class MissingExtraError(GcbenchError, ImportError):
     """An optional library is not installed."""
-
-
-def write_error(error: OSError) -> WriteError | None:
-    """What a failure of the system means for who writes files; None if it is of another kind."""
-    where = str(error.filename or "")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        message = f"The disk is full{f' while writing {where}' if where else ''}."
-        return DiskFullError(message, "Free some space, then run the same command to go on where it stopped.")
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and where:
-        way_out = "Make it accessible, or give another folder, and run the same command."
-        return WriteError(f"{where}: {error.strerror}.", way_out)
-    return None
 
 
 @contextmanager
@@ -89,6 +81,27 @@ def refusing() -> Iterator[None]:
         raise
     except (InputError, DataError, MissingExtraError) as error:
         raise RefusedError(error.message, error.way_out) from error
+
+
+def told_by_system(error: OSError) -> RunError | None:
+    """What the system refused, as an error for users; None for what is none of their concern."""
+    where = error.filename
+    if error.errno in DISK_FULL:
+        place = f" while writing {where}" if where else ""
+        return DiskFullError(
+            f"The disk is full{place}.", "Free some space, then run the same command to go on where it stopped."
+        )
+    if error.errno == errno.EFBIG:
+        return DiskFullError(
+            f"{where or 'A file'} would be larger than a file may be here.",
+            "Raise the limit (ulimit -f), or use another file system, then run the same command to go on.",
+        )
+    if where and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return AccessError(
+            f"{where} cannot be used: {error.strerror}.",
+            "Allow it, or give another folder, and run the same command.",
+        )
+    return None
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

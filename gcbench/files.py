@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import uuid
@@ -10,9 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gcbench.errors import DiskFullError
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+from gcbench.errors import DISK_FULL, DiskFullError
 
 
 @contextmanager
@@ -23,7 +20,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Raises:
         DiskFullError: the disk is full.
-        OSError: any other failure of writing.
+        OSError: any other failure of writing; it names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
@@ -33,11 +30,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        if error.errno in DISK_FULL:
             raise DiskFullError(
                 f"The disk is full: {path} could not be written.",
                 "Free some space, then run the same command again: what is finished is kept.",
             ) from error
+        error.filename = error.filename or str(path)  # what fails while writing does not say where
         raise
     finally:
         temporary.unlink(missing_ok=True)

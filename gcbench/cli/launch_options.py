@@ -150,8 +150,14 @@ def _accelerate(path: Path) -> tuple[int | None, int | None, int, int, str | Non
             f"{file} asks for {kind}, which this training does not use.",
             "Choose multi-GPU or CPU in `accelerate config`.",
         )
-    if processes % nodes:
-        raise InputError(f"{file} has {processes} processes for {nodes} nodes.", "Give each node as many.")
+    if nodes < 1 or processes < 1 or processes % nodes:
+        raise InputError(
+            f"{file} has {processes} processes for {nodes} nodes.",
+            "Give num_processes, as many for each of num_machines.",
+        )
     each = processes // nodes
     address = f"{host}:{port or 29500}" if host else None
-    return (None, each, nodes, rank, address) if on_cpu else (each, None, nodes, rank, address)
+    if on_cpu:
+        return None, each, nodes, rank, address
+    gpus = None if kind == "NO" and each == 1 else each  # one process takes what there is, as without the file
+    return gpus, None, nodes, rank, address

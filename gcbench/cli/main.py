@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 import gcbench
-from gcbench.errors import DiskFullError, GcbenchError, Paused, write_error
+from gcbench.errors import DISK_FULL, DiskFullError, GcbenchError, Paused, told_by_system
 
 # Verb: (one line of help, the module whose `app` is the verb).
 VERBS = {
@@ -118,8 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows `gcbench`; by default the process's own.
 
     Returns:
-        0; 2 for wrong usage; a `GcbenchError`'s own code; 74 when a file cannot be written; 75 when stopped after
-        a checkpoint; 130 when interrupted without one; 70 for any other error.
+        0; 2 for wrong usage; a `GcbenchError`'s own code; 74 when the disk is full or a file cannot be used;
+        75 when stopped after a checkpoint; 130 when interrupted without one; 70 for any other error.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -140,22 +140,28 @@ def _report(error: Exception, words: Sequence[str]) -> int:
     """Print an error with its way out; return the exit code."""
     if os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"):
         traceback.print_exception(error)
-    written = [one for cause in _causes(error) if isinstance(cause, OSError) and (one := write_error(cause))]
-    full = [one for one in written if isinstance(one, DiskFullError)]
-    known = next(iter(full), error if isinstance(error, GcbenchError) else next(iter(written), None))
-    if known is not None:
-        _say(known.message, known.way_out)
-        return known.exit_code
+    error = next((cause for cause in _causes(error) if _is_full(cause)), error)
+    if isinstance(error, OSError):
+        error = told_by_system(error) or error
+    if isinstance(error, GcbenchError):
+        _say(error.message, error.way_out)
+        return error.exit_code
     again = shlex.join(["gcbench", "--debug", *words])
     first_line = next(iter(str(error).splitlines()), "")
     _say(f"{type(error).__name__}: {first_line}".removesuffix(": "), f"See the traceback with: {again}")
     return EXIT_INTERNAL
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def _is_full(error: Exception) -> bool:
+    """Whether a disk is full, as the program or the system says it."""
+    return isinstance(error, DiskFullError) or (isinstance(error, OSError) and error.errno in DISK_FULL)
+
+
+def _causes(error: BaseException | None) -> Iterator[Exception]:
     """Yield the error and what it came from, the latest first."""
     while error is not None:
-        yield error
+        if isinstance(error, Exception):
+            yield error
         error = error.__cause__ or error.__context__
 
 

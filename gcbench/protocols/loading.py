@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gcbench.errors import RunError
+from gcbench.errors import GcbenchError, RunError
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -28,15 +28,20 @@ class Numbered(Protocol[T_co]):
     def __getitem__(self, number: int) -> T_co: ...
 
 
-class _Steps(Dataset[T_co], Generic[T_co]):
+class _Steps(Dataset[T_co | GcbenchError], Generic[T_co]):
+    """An error for users is passed on as it is: a loader would put a traceback in the place of its message."""
+
     def __init__(self, batches: Numbered[T_co], first: int, total: int) -> None:
         self.batches, self.first, self.total = batches, first, total
 
     def __len__(self) -> int:
         return self.total - self.first
 
-    def __getitem__(self, number: int) -> T_co:
-        return self.batches[self.first + number]
+    def __getitem__(self, number: int) -> T_co | GcbenchError:
+        try:
+            return self.batches[self.first + number]
+        except GcbenchError as error:
+            return error
 
 
 def steps(
@@ -54,6 +59,7 @@ def steps(
 
     Raises:
         RunError: a worker was killed.
+        GcbenchError: whatever a batch raised.
     """
     if workers:
         _raise_file_limit(workers)
@@ -67,9 +73,12 @@ def steps(
         generator=torch.Generator(),  # else it draws the workers' seeds, which nothing uses, from the global state
     )
     try:
-        yield from loader
+        for batch in loader:
+            if isinstance(batch, GcbenchError):
+                raise batch
+            yield batch
     except RuntimeError as error:
-        if not workers or "DataLoader worker" not in str(error):
+        if not str(error).startswith("DataLoader worker (pid"):
             raise
         raise RunError(
             f"A process that loads data was killed: {str(error).splitlines()[0]}",

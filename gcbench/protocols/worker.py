@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from gcbench.errors import GcbenchError, Paused, RefusedError, write_error
+from gcbench.errors import GcbenchError, Paused, RefusedError, told_by_system
 from gcbench.protocols.jobs import FoldsJob, InstanceJob, Job, PrepareJob, PretrainJob, RoomsJob, SemanticJob, read_job
 from gcbench.runs.store import Run
 from gcbench.training.launch import DEADLINE_VARIABLE, INTERRUPTED, PAUSED, end_worker
@@ -156,11 +156,11 @@ def _end_with_parent() -> None:
 
 
 def _describe(error: Exception) -> dict[str, Any]:
+    if isinstance(error, OSError):
+        error = told_by_system(error) or error
     if isinstance(error, GcbenchError):
         refused = {"refused": True} if isinstance(error, RefusedError) else {}
         return {"message": error.message, "way_out": error.way_out, "exit_code": error.exit_code, **refused}
-    if isinstance(error, OSError) and (known := write_error(error)) is not None:
-        return _describe(known)
     return {"message": f"{type(error).__name__}: {error}", "way_out": "", "exit_code": 70}
 
 

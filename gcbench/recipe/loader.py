@@ -274,6 +274,8 @@ def _explain(path: Path, model: type[BaseModel], error: ValidationError, leaves:
             lines.append(f"{where} is missing.")
         else:
             hint = " (YAML reads 3e-4 as text: write 3.0e-4)" if _looks_like_number(item["input"]) else ""
+            if value is False and "'no'" in item["msg"]:
+                hint = ' (YAML reads no as false: write "no", with its quotes)'
             lines.append(f"{where} is {value!r}: {item['msg']}{hint}.")
     return "\n".join(lines)
 

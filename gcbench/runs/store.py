@@ -135,6 +135,7 @@ class Run:
         """The manifest, or None for a run that was never queued.
 
         Raises:
+            InputError: the folder, or one above it, is a file.
             RunError: it is not readable, or belongs to another key.
         """
         path = self.folder / "manifest.json"
@@ -144,7 +145,7 @@ class Run:
             return None
         except NotADirectoryError as error:
             raise InputError(
-                f"{self.folder} cannot be a folder: a file is in the way.", "Choose another one."
+                f"{self.folder} cannot be a run's folder: a file is in the way.", "Give another."
             ) from error
         except (OSError, ValidationError) as error:
             raise RunError(f"{path} is not a usable manifest: {error}", "Remove the folder to run again.") from error

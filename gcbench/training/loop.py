@@ -107,7 +107,7 @@ def build_accelerator(precision: str) -> Accelerator:
     if on_cpu and precision == "fp16":
         raise InputError(
             "run.precision is fp16, which needs a GPU, and there is none.",
-            "Use --set run.precision=bf16, or --set run.precision=no for float32.",
+            "Use --set run.precision=bf16, or --set 'run.precision=\"no\"' for float32.",
         )
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return Accelerator(

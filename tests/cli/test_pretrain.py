@@ -97,33 +97,6 @@ def test_an_interrupted_run_goes_on_to_the_same_encoder(
     assert one == other
 
 
-def test_a_time_limit_stops_with_a_checkpoint(done: tuple[Path, str], dataset: PreparedDataset, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    answer = gcbench("--data", dataset.root, "--out", run, "--time-limit", "0.001s")
-    assert answer.returncode == 75, answer.stdout + answer.stderr
-    assert "Run the same command to go on" in answer.stderr and list(run.glob("checkpoints/*.pt"))
-    answer = gcbench("--data", dataset.root, "--out", run)
-    assert answer.returncode == 0, answer.stderr
-    one, other = ((folder / "encoder" / "model.safetensors").read_bytes() for folder in (done[0], run))
-    assert one == other
-
-
-def test_a_file_of_accelerate_gives_the_processes(dataset: PreparedDataset, tmp_path: Path) -> None:
-    config = tmp_path / "accelerate.yaml"
-    config.write_text(
-        "{distributed_type: MULTI_CPU, num_processes: 2, num_machines: 1, use_cpu: true, machine_rank: 0}"
-    )
-    words = ("--data", dataset.root, "--out", tmp_path / "run", "--accelerate-config", config)
-    answer = gcbench(*words, "--set", "schedule.steps=2")
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["processes"] == 2
-
-
-def test_a_folder_that_cannot_be_made_is_told(dataset: PreparedDataset, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    assert f"{tmp_path / 'file'}" in refused("--data", dataset.root, "--out", tmp_path / "file" / "run")
-
-
 def test_two_processes_log_what_one_does(done: tuple[Path, str], dataset: PreparedDataset, tmp_path: Path) -> None:
     run = tmp_path / "run"
     synchronised = ("--set", "run.batchnorm=synchronised")
