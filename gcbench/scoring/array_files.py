@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -17,7 +18,11 @@ from gcbench.errors import InputError
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")
 _LARGEST = 1 << 32  # bytes of an array; the largest scenes with hundreds of masks stay far below
-_BROKEN = (OSError, ValueError, TypeError, KeyError, EOFError, SyntaxError, NotImplementedError, MemoryError)
+# What numpy, zipfile and safetensors raise on damaged content; numpy reads headers with ast and tokenize.
+_BROKEN = (
+    *(OSError, ValueError, TypeError, KeyError, EOFError, NotImplementedError, MemoryError, RecursionError),
+    *(SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 
 def read_arrays(path: Path) -> Mapping[str, NDArray[Any]]:
@@ -35,7 +40,7 @@ def read_arrays(path: Path) -> Mapping[str, NDArray[Any]]:
         return _read_safetensors(path)
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing.") from error
-    except (*_BROKEN, zipfile.BadZipFile, zlib.error) as error:
+    except _BROKEN as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"{path} is not a whole {path.suffix} file of plain numbers ({reason}).") from error
 
