@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
     from gcbench.recipe.schema import PretrainRecipe
 
-_KEPT = 3  # checkpoints on disk while one is written
 _FLOATS = 3  # kept per parameter: the weight and AdamW's two moments
 _PANEL_MB = 1.0
 
@@ -78,7 +77,8 @@ def _lines(console: Console, recipe: PretrainRecipe, data: Path, out: Path, proc
 
 def _disk_mb(recipe: PretrainRecipe, weights: int, encoder: int, steps: int) -> float:
     pictures = _PANEL_MB * (steps / (recipe.run.evaluate_every or recipe.schedule.round_steps(steps)) + 3)
-    return (_KEPT * _FLOATS * weights + encoder) * 4 / 1e6 + pictures
+    checkpoints = recipe.run.keep_checkpoints + 2  # the best one, and one that is being written
+    return (checkpoints * _FLOATS * weights + encoder) * 4 / 1e6 + pictures
 
 
 def _scenes(count: int) -> str:

@@ -175,13 +175,17 @@ def compare(
     if len(runs) < 2:
         raise InputError("One run cannot be compared.", "Give two or more run folders.")
     all_runs = [RunSummary.of(Run(path.resolve())) for path in runs]
-    headings = [Column(_short(path, runs), overflow="fold") for path in runs]
     console = Console()
-    different = Table(Column("setting", no_wrap=True), *headings, title="What differs", title_justify="left")
+
+    def table(title: str, rows: str) -> Table:
+        columns = (Column(_short(path, runs), overflow="fold") for path in runs)
+        return Table(Column(rows, no_wrap=True), *columns, title=title, title_justify="left")
+
+    different = table("What differs", "setting")
     for key, values in differences([one.run for one in all_runs]).items():
         different.add_row(key, *("" if value is None else str(value) for value in values))
     console.print(different if different.row_count else "No setting differs.")
-    measured = Table(Column("value", no_wrap=True), *headings, title="What they measured last", title_justify="left")
+    measured = table("What they measured last", "value")
     measured.add_row("state", *(str(one.status) for one in all_runs))
     measured.add_row("steps", *("" if one.step is None else f"{one.step:,}" for one in all_runs))
     for name in dict.fromkeys(name for one in all_runs for name in one.values):

@@ -8,7 +8,7 @@ Shape legend
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal, Protocol, TypeAlias
 
 import torch
@@ -55,11 +55,21 @@ class Renderer(Protocol):
 
 
 @dataclass(frozen=True)
+class _Views:
+    """See `Rendered`."""
+
+    colors: Tensor
+    depths: Tensor
+    features: Tensor
+    alphas: Tensor
+
+
+@dataclass(frozen=True)
 class ScenePrediction:
     """One scene, rendered. Lengths are the frame's: cube units, or metres with anchors at the points.
 
     Attributes:
-        rendered: the V views.
+        rendered: the V views; NaN all over if a Gaussian is not finite, so that the loss says so.
         targets: the views to compare with; depths and viewmats in the frame's unit.
         gaussians: the Gaussians.
         counts: what the pruning did.
@@ -155,7 +165,11 @@ class Pretrainer(nn.Module):
         gaussians, counts = self.heads(anchors)
         height, width = targets.depths.shape[1:]
         background = targets.colors.mean(dim=(0, 1, 2)) if self.background == "mean" else None
-        rendered = self.render(gaussians, targets.viewmats, targets.Ks, width, height, background=background)
+        rendered: Rendered
+        if all(bool(torch.isfinite(getattr(gaussians, field.name)).all()) for field in fields(gaussians)):
+            rendered = self.render(gaussians, targets.viewmats, targets.Ks, width, height, background=background)
+        else:
+            rendered = _without_sight(gaussians, targets.depths)
         maps = None if grid is None else self.feature_maps(rendered.features, grid)
         return ScenePrediction(rendered, targets, gaussians, counts, maps)
 
@@ -170,12 +184,20 @@ class Pretrainer(nn.Module):
         return maps
 
 
+def _without_sight(gaussians: Gaussians, depths: Tensor) -> Rendered:
+    """Views of NaN, like the target depths [V, H, W], that depend on all fields of the Gaussians."""
+    total = sum((getattr(gaussians, field.name).sum() for field in fields(gaussians)), depths.new_zeros(()))
+    flat = (total * torch.nan).expand(depths.shape)
+    deep = [flat[..., None].expand(*depths.shape, size) for size in (3, gaussians.features.shape[1])]
+    return _Views(deep[0], flat, deep[1], flat)
+
+
 def _warnings(prediction: ScenePrediction, coord: Tensor) -> tuple[SceneWarning, ...]:
     """See `ScenePrediction.warnings`; coord [N, 3] are the scene's points."""
     depths, found = prediction.targets.depths, list[SceneWarning]()
     if not bool((torch.isfinite(depths) & (depths > 0)).any()):
         found.append("no-depth")
-    if len(prediction.gaussians) and not bool((prediction.rendered.alphas > 0).any()):
+    if len(prediction.gaussians) and bool((prediction.rendered.alphas == 0).all()):
         found.append("nothing-in-view")
     if bool((coord == coord[0]).all()):
         found.append("one-point")

@@ -135,6 +135,20 @@ def test_when_all_are_pruned_the_step_goes_on(floor: int, kept: int) -> None:
     assert all(value.grad is not None and bool(torch.isfinite(value.grad).all()) for value in model.parameters())
 
 
+@pytest.mark.parametrize(("name", "value"), [("color", float("nan")), ("feature", float("inf"))])
+def test_gaussians_that_are_not_finite_give_a_loss_that_is_not(name: str, value: float) -> None:
+    """And no error, which would end the run where it should skip the step."""
+    model = pretrainer()
+    with torch.no_grad():
+        getattr(model.heads, name)[-1].bias[0] = value
+    (scene,), loss = step(model, room(), [room_views(2)])
+    assert scene.warnings == ()
+    assert bool(scene.rendered.colors.isnan().all()) and scene.rendered.colors.shape == scene.targets.colors.shape
+    assert not bool(torch.isfinite(loss.total))
+    loss.total.backward()
+    assert all(value.grad is not None for value in model.parameters())
+
+
 @pytest.mark.parametrize("weights", [LossWeights(1.0, 0.0, 0.0), LossWeights(0.0, 1.0, 0.0)])
 def test_a_batch_that_teaches_nothing_is_still_a_step(weights: LossWeights) -> None:
     """What all processes of a distributed run rely on: every parameter takes part in every step."""

@@ -18,7 +18,7 @@ from gcbench.data.batching import collate
 from gcbench.data.frame_images import encode_depth
 from gcbench.data.samples import Share
 from gcbench.data.storage import PreparedDataset, write_manifest, write_scene
-from gcbench.errors import InputError
+from gcbench.errors import InputError, RunError
 from gcbench.objectives.pretraining import psnr
 from gcbench.protocols.encoders import build_encoder
 from gcbench.protocols.pretrain import PretrainBatches, pretrain, pretrain_samples
@@ -119,6 +119,13 @@ def test_a_run_logs_draws_and_exports(dataset: PreparedDataset, tmp_path: Path) 
         origin["recipe"] == "pretrain/gaussiancross"
         and origin["recipe_hash"] == small_recipe("run.evaluate_every=2").hash
     )
+
+
+def test_a_training_that_diverges_skips_and_then_stops_with_its_batch(dataset: PreparedDataset, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not finite in 2 steps in a row") as raised:
+        run_job(dataset, tmp_path / "run", "optimizer.lr=1.0e+30", "schedule.steps=8", "run.skip_limit=2")
+    assert "Lower optimizer.lr" in str(raised.value.way_out)
+    assert list((tmp_path / "run" / "faults").glob("step-*.safetensors"))
 
 
 def test_without_a_semantic_loss_there_is_no_teacher(dataset: PreparedDataset, tmp_path: Path) -> None:
