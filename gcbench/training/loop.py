@@ -2,7 +2,8 @@
 
 A batch is a pure function of its step, and the generators of all processes are in the checkpoint, so a resumed run
 equals a straight one to the bit. What the model learns from a step does not depend on how many processes share its
-batch, nor on how many parts each of them cuts its share into, as long as batch norm is synchronised or frozen.
+batch, as long as batch norm is synchronised or frozen; nor then on how many parts each of them cuts its share into,
+but for terms that rank points instead of averaging over them (Lovasz), which see one part at a time.
 """
 
 from __future__ import annotations
