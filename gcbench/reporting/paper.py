@@ -1,26 +1,74 @@
-"""The paper's numbers, cell by cell, from `reports/paper/*.yaml`."""
+"""The paper as data, from `reports/paper/*.yaml`: every cell, printed delta, setting and statement, with its place.
+
+A cell id is ``<table>/<row>/<column>/<metric>``. Values have the unit they are printed in, percent unless a table says
+otherwise. Imports quickly: the files are read and checked by `paper_files`, which is imported when one is loaded.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from gcbench.errors import DataError
 from gcbench.resources import resource_path
 
-_KEYS = {"schema_version", "table", "title", "source", "unit", "decimals", "comparison", "cells"}
-_CELL_KEYS = {"id", "value", "place"}
-_COMPARISON_KEYS = {"reproduced_within", "noise_factor"}
+Setting = Literal["scratch", "self-supervised", "supervised"]
+
+_NOT_TABLES = ("settings", "statements")
 
 
 @dataclass(frozen=True)
 class PaperValue:
-    """One printed number (percent) and its place in the paper."""
+    """One printed number and its place in the paper."""
 
     value: float
     place: str
+
+
+@dataclass(frozen=True)
+class PaperDelta:
+    """A printed difference: `value` points from the cell `to` to the cell `cell`."""
+
+    cell: str
+    to: str
+    value: float
+    place: str
+
+
+@dataclass(frozen=True)
+class PaperRowFacts:
+    """What the paper says of a row beside its numbers; empty where it prints nothing.
+
+    Attributes:
+        name: as printed.
+        setting: the group it is printed in.
+        venue, datasets, type: of the method and its pre-training.
+        reference: venue and year of the method in the reference list.
+    """
+
+    id: str
+    name: str
+    setting: Setting
+    venue: str = ""
+    datasets: str = ""
+    type: str = ""
+    reference: str = ""
+
+
+@dataclass(frozen=True)
+class PaperMetric:
+    """A metric that is not percent.
+
+    Attributes:
+        better: which end is the good one.
+        reproduced_within: largest difference, in `unit`, that counts as reproduced; None if the number depends on the
+            machine, so that no difference says anything.
+    """
+
+    unit: str
+    decimals: int
+    better: Literal["higher", "lower"]
+    reproduced_within: float | None
 
 
 @dataclass(frozen=True)
@@ -28,9 +76,13 @@ class PaperTable:
     """A table as the paper prints it.
 
     Attributes:
-        cells: by id, ``<table>/<row>/<column>/<metric>``.
-        reproduced_within: largest difference, in points, that counts as reproduced.
+        decimals: of metrics that `metrics` does not name.
+        reproduced_within: largest difference, in points, that counts as reproduced; of the same metrics.
         noise_factor: a difference is within noise up to this many sample spreads times sqrt(1 + 1/n).
+        cells: by id.
+        blanks: ids of cells that have a dash, or are drawn without a number.
+        rows: by id; empty where the paper prints nothing beside the numbers.
+        averages: column -> the columns it averages.
     """
 
     table: str
@@ -40,6 +92,111 @@ class PaperTable:
     reproduced_within: float
     noise_factor: float
     cells: Mapping[str, PaperValue]
+    blanks: tuple[str, ...] = ()
+    rows: Mapping[str, PaperRowFacts] = field(default_factory=dict)
+    deltas: tuple[PaperDelta, ...] = ()
+    metrics: Mapping[str, PaperMetric] = field(default_factory=dict)
+    averages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def printed_as(self) -> str:
+        """Its name in the paper, e.g. ``"Table 7"``: the last part of its source."""
+        return self.source.rpartition("), ")[2]
+
+    def unit(self, metric: str) -> str:
+        """Unit a metric is printed in: ``"percent"``, ``"dB"``, ``"MB"`` or ``"s/scene"``."""
+        return self.metrics[metric].unit if metric in self.metrics else "percent"
+
+    def decimals_of(self, metric: str) -> int:
+        """Decimals a metric is printed with."""
+        return self.metrics[metric].decimals if metric in self.metrics else self.decimals
+
+    def within(self, metric: str) -> float | None:
+        """Largest difference that counts as reproduced, in the metric's unit; None if it depends on the machine."""
+        return self.metrics[metric].reproduced_within if metric in self.metrics else self.reproduced_within
+
+    def lower_is_better(self, metric: str) -> bool:
+        """Whether a small number is the good one."""
+        return metric in self.metrics and self.metrics[metric].better == "lower"
+
+
+@dataclass(frozen=True)
+class PrintedText:
+    """What the paper prints at a place."""
+
+    place: str
+    printed: str
+
+
+@dataclass(frozen=True)
+class PaperSetting:
+    """A training setting.
+
+    Attributes:
+        printed: as the paper prints it.
+        again: where it is printed once more.
+        recipes: the recipes that must hold `values` without a preset.
+        values: dotted key of a recipe -> value; empty where no key stands for the setting.
+    """
+
+    id: str
+    place: str
+    printed: str
+    again: tuple[PrintedText, ...] = ()
+    recipes: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """Something the running text says of numbers; exactly one of `printed`, `above`, `at_most`, `rows`, `texts`.
+
+    Attributes:
+        says: in short words.
+        value: ``<cell>`` or ``<cell> - <cell>``, in which ``{}`` stands for each of `of`.
+        printed: the number it is said to be.
+        above: values it is said to be larger than; ``@any`` or ``@<setting>`` stands for every other row.
+        at_most: what it is said not to exceed.
+        rows, printed_table: rows that are said to stand in a table.
+        texts: places that should print the same.
+    """
+
+    id: str
+    place: str
+    says: str
+    value: str = ""
+    of: tuple[str, ...] = ()
+    printed: float | None = None
+    above: tuple[str, ...] = ()
+    at_most: float | None = None
+    rows: tuple[str, ...] = ()
+    printed_table: str = ""
+    texts: tuple[PrintedText, ...] = ()
+
+
+@dataclass(frozen=True)
+class PrintedTwice:
+    """Cells that must agree, since one model stands in several tables; ``{}`` stands for each of `of`."""
+
+    cells: tuple[str, ...]
+    of: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Paper:
+    """All of the paper: tables by id, settings, statements, and cells that it prints more than once."""
+
+    tables: Mapping[str, PaperTable]
+    settings: tuple[PaperSetting, ...]
+    statements: tuple[Statement, ...]
+    printed_twice: tuple[PrintedTwice, ...]
+
+
+def paper_table_names() -> list[str]:
+    """Ids of the tables and figures that the paper prints numbers of, e.g. ``"table1"``."""
+    names = (path.stem for path in resource_path("reports", "paper").glob("*.yaml"))
+    return sorted(name for name in names if name not in _NOT_TABLES)
 
 
 def load_paper_table(table_id: str) -> PaperTable:
@@ -48,37 +205,30 @@ def load_paper_table(table_id: str) -> PaperTable:
     Raises:
         DataError: there is no such file, or it has an unknown key, a wrong type or the same cell twice.
     """
-    from gcbench.recipe.yaml_files import read_yaml
+    from gcbench.reporting.paper_files import read_table
 
-    path = resource_path("reports", "paper", f"{table_id}.yaml")
-    document = read_yaml(path)
-    _same_keys(path, "the file", document, _KEYS)
-    _same_keys(path, "comparison", document["comparison"], _COMPARISON_KEYS)
-    if document["unit"] != "percent" or document["table"] != table_id or document["schema_version"] != 1:
-        raise DataError(f"{path}: expected schema_version 1, table {table_id} and unit percent.")
-    cells: dict[str, PaperValue] = {}
-    for cell in document["cells"]:
-        _same_keys(path, "a cell", cell, _CELL_KEYS)
-        if cell["id"] in cells or not str(cell["id"]).startswith(f"{table_id}/"):
-            raise DataError(f"{path}: cell id '{cell['id']}' stands twice, or is not of {table_id}.")
-        cells[cell["id"]] = PaperValue(_number(path, cell["id"], cell["value"]), str(cell["place"]))
-    return PaperTable(
-        table=table_id,
-        title=str(document["title"]),
-        source=str(document["source"]),
-        decimals=int(document["decimals"]),
-        reproduced_within=_number(path, "reproduced_within", document["comparison"]["reproduced_within"]),
-        noise_factor=_number(path, "noise_factor", document["comparison"]["noise_factor"]),
-        cells=cells,
-    )
+    return read_table(resource_path("reports", "paper", f"{table_id}.yaml"), table_id)
 
 
-def _same_keys(path: Path, what: str, mapping: Any, keys: set[str]) -> None:
-    if not isinstance(mapping, dict) or set(mapping) != keys:
-        raise DataError(f"{path}: {what} must have exactly the keys {', '.join(sorted(keys))}.")
+def load_paper_settings() -> tuple[PaperSetting, ...]:
+    """The settings of Tables S.1 to S.3 and Sec. 4.1.
+
+    Raises:
+        DataError: the file is not what it must be.
+    """
+    from gcbench.reporting.paper_files import read_settings
+
+    return read_settings(resource_path("reports", "paper", "settings.yaml"))
 
 
-def _number(path: Path, key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DataError(f"{path}: '{key}' is {value!r}, which is not a number.")
-    return float(value)
+def load_paper() -> Paper:
+    """All of the paper.
+
+    Raises:
+        DataError: a file is missing or not what it must be.
+    """
+    from gcbench.reporting.paper_files import read_statements
+
+    statements, printed_twice = read_statements(resource_path("reports", "paper", "statements.yaml"))
+    tables = {table: load_paper_table(table) for table in paper_table_names()}
+    return Paper(tables, load_paper_settings(), statements, printed_twice)
