@@ -194,7 +194,7 @@ def _rooms(console: Console, loaded: LoadedRecipe, overrides: list[str], folder:
     from gcbench.recipe.loader import load_recipe, preset_names
     from gcbench.recipe.schema import PretrainRecipe
     from gcbench.reproduce.execute import run_job
-    from gcbench.reproduce.plan import ROOMS_RECIPE
+    from gcbench.reproduce.planner import ROOMS_RECIPE
     from gcbench.runs.store import RunStore
 
     assert isinstance(loaded.recipe, PretrainRecipe)
@@ -251,11 +251,11 @@ def _run_all(console: Console, waiting: list[tuple[Run, Any, Any]]) -> None:
         again = " (going on)" if any(run.checkpoints.glob("*.pt")) else ""
         progress.start(number, describe(job) + again)
         try:
-            start(progress.event)
+            start(partial(progress.event, number=number))
         except BaseException:
             progress.stop()
             raise
-        progress.end("done")
+        progress.end("done", number=number)
 
 
 def _job(loaded: LoadedRecipe, data: Path, name: str, seed: int) -> PretrainJob:

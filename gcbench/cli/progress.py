@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -26,7 +27,13 @@ _LIVE = (
     *("seconds", "data_share", "memory_mb", "kept"),
 )
 _EVALUATED = ("psnr_heldout", "psnr_train", "loss", "seconds", "memory_mb", "kept")
-_VERBS = {"rooms": "making rooms", "prepare": "preparing", "pretrain": "pre-training", "folds": "joining"}
+_VERBS = {
+    "rooms": "making rooms",
+    "prepare": "preparing",
+    "pretrain": "pre-training",
+    "folds": "joining",
+    "figure": "drawing",
+}
 
 
 def describe(job: Job) -> str:
@@ -37,7 +44,7 @@ def describe(job: Job) -> str:
 
 
 class JobProgress:
-    """Shows one job after the other.
+    """Shows jobs as they run, one or several at once.
 
     Args:
         console: where to.
@@ -49,17 +56,61 @@ class JobProgress:
         self.console = console
         self.total = total
         self.evaluations = evaluations
-        self.number = 0
-        self._started = 0.0
-        self._text = ""
-        self._last: dict[str, Any] = {}
+        self._shown: dict[int, _Shown] = {}
         self._progress: Progress | None = None
-        self._task: TaskID | None = None
 
     def start(self, number: int, text: str, note: str = "") -> None:
         """A job begins."""
-        self.number, self._text, self._started, self._last = number, text, time.perf_counter(), {}
+        task = None
         if self.console.is_terminal:
+            task = self._live().add_task(f"{self._place(number)} {text}", total=None, values=note)
+        self._shown[number] = _Shown(text, task)
+
+    def event(self, event: dict[str, Any], number: int = 1) -> None:
+        """Something happened in a job."""
+        if event["event"] == "warning":
+            self.console.print(f"[yellow]{escape(event['message'])}", highlight=False, soft_wrap=True)
+            return
+        shown = self._shown[number]
+        shown.last.update({key: value for key, value in event.items() if isinstance(value, (int, float))})
+        if self._progress is not None and shown.task is not None:
+            if "step" in event and "total" in event:
+                self._progress.update(shown.task, completed=event["step"], total=event["total"])
+            label = str(event.get("phase", ""))
+            self._progress.update(shown.task, values=" ".join(filter(None, (label, _numbers(shown.last, _LIVE)))))
+        elif self.evaluations and event["event"] == "evaluation":
+            self._write_evaluation(event, shown.last)
+
+    def _write_evaluation(self, event: dict[str, Any], last: dict[str, Any]) -> None:
+        step, total, seconds = event["step"], event["total"], last.get("seconds")
+        left = f"  about {duration(seconds * (total - step))} left" if seconds and step < total else ""
+        values = _numbers(last, _EVALUATED)
+        self.console.print(f"step {step:>6}/{total}  {values}{left}", highlight=False, soft_wrap=True)
+
+    def end(self, state: str, detail: str = "", number: int = 1) -> None:
+        """A job ended."""
+        shown = self._shown.pop(number)
+        if not self._shown:
+            self.stop()
+        elif self._progress is not None and shown.task is not None:
+            self._progress.remove_task(shown.task)
+        seconds = time.perf_counter() - shown.started
+        mark = {"done": "[green]done[/]", "failed": "[red]failed[/]", "blocked": "[yellow]not run[/]"}[state]
+        values = detail or _numbers(shown.last, _SHOWN)
+        self.console.print(
+            f"{self._place(number)} {shown.text:<54} {mark} [dim]{seconds:6.1f} s[/]  {values}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def stop(self) -> None:
+        """Take the bars away."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _live(self) -> Progress:
+        if self._progress is None:
             self._progress = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
@@ -71,47 +122,20 @@ class JobProgress:
                 transient=True,
             )
             self._progress.start()
-            self._task = self._progress.add_task(f"{self._place} {text}", total=None, values=note)
+        return self._progress
 
-    def event(self, event: dict[str, Any]) -> None:
-        """Something happened in the job."""
-        if event["event"] == "warning":
-            self.console.print(f"[yellow]{escape(event['message'])}", highlight=False, soft_wrap=True)
-            return
-        self._last.update({key: value for key, value in event.items() if isinstance(value, (int, float))})
-        if self._progress is not None and self._task is not None:
-            if "step" in event and "total" in event:
-                self._progress.update(self._task, completed=event["step"], total=event["total"])
-            label = str(event.get("phase", ""))
-            self._progress.update(self._task, values=" ".join(filter(None, (label, _numbers(self._last, _LIVE)))))
-        elif self.evaluations and event["event"] == "evaluation":
-            self._write_evaluation(event)
+    def _place(self, number: int) -> str:
+        return f"[dim]{number:>{len(str(self.total))}}/{self.total}[/]"
 
-    def _write_evaluation(self, event: dict[str, Any]) -> None:
-        step, total, seconds = event["step"], event["total"], self._last.get("seconds")
-        left = f"  about {duration(seconds * (total - step))} left" if seconds and step < total else ""
-        values = _numbers(self._last, _EVALUATED)
-        self.console.print(f"step {step:>6}/{total}  {values}{left}", highlight=False, soft_wrap=True)
 
-    def end(self, state: str, detail: str = "") -> None:
-        """The job ended."""
-        self.stop()
-        seconds = time.perf_counter() - self._started
-        mark = {"done": "[green]done[/]", "failed": "[red]failed[/]", "blocked": "[yellow]not run[/]"}[state]
-        values = detail or _numbers(self._last, _SHOWN)
-        self.console.print(
-            f"{self._place} {self._text:<54} {mark} [dim]{seconds:6.1f} s[/]  {values}", highlight=False, soft_wrap=True
-        )
+@dataclass
+class _Shown:
+    """A job that runs: what it is called, its bar, when it began and what it said last."""
 
-    def stop(self) -> None:
-        """Take the bar away."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
-
-    @property
-    def _place(self) -> str:
-        return f"[dim]{self.number:>2}/{self.total}[/]"
+    text: str
+    task: TaskID | None
+    started: float = field(default_factory=time.perf_counter)
+    last: dict[str, Any] = field(default_factory=dict)
 
 
 def number(key: str, value: float) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gcbench.errors import RunError
+from gcbench.recipe.figures import FigureDefinition, definition_hash
 from gcbench.recipe.loader import LoadedRecipe, content_hash, recipe_from_values
 from gcbench.recipe.schema import Recipe
 
@@ -96,6 +97,7 @@ class PretrainJob(_Strict):
     data: Path
     data_key: str
     seed: int
+    notes: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -111,6 +113,7 @@ class _TableJob(_Strict):
         limit_key: of what the set holds.
         encoder: exported encoder weights to start from, or None for a random start.
         encoder_key: the key of the job that makes them, or ``given:`` and the SHA-256 of the weights.
+        notes: what a reader of the result must know.
     """
 
     name: str
@@ -129,6 +132,7 @@ class _TableJob(_Strict):
     encoder: Path | None
     encoder_key: str | None
     seed: int
+    notes: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -182,9 +186,40 @@ class FoldsJob(_Strict):
         return content_hash({"kind": self.kind, "column": self.column, "folds": self.fold_keys})
 
 
+class SceneFigureJob(_Strict):
+    """Draw a figure of scenes with a pre-trained model.
+
+    Attributes:
+        definition: what it shows, as resolved under a preset.
+        data, data_key: the prepared dataset that the definition names, and its key.
+        pretraining: the run folder of the pre-training, and `pretraining_key`, its job's key.
+        seed: of UMAP.
+    """
+
+    kind: Literal["figure"] = "figure"
+    name: str
+    definition: FigureDefinition
+    data: Path
+    data_key: str
+    pretraining: Path
+    pretraining_key: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        content = {
+            "kind": self.kind,
+            "definition": definition_hash(self.definition),
+            "data": self.data_key,
+            "pretraining": self.pretraining_key,
+            "seed": self.seed,
+        }
+        return content_hash(content)
+
+
 WORKER = "gcbench.protocols.worker"
 SegmentationJob = SemanticJob | InstanceJob
-Job = RoomsJob | PrepareJob | PretrainJob | SegmentationJob | FoldsJob
+Job = RoomsJob | PrepareJob | PretrainJob | SegmentationJob | FoldsJob | SceneFigureJob
 _ADAPTER: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")])
 
 

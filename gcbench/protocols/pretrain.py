@@ -248,6 +248,7 @@ class _Pretraining:
             teacher=self.objective.describe_teacher(),
             processes=self.processes,
             provenance=source,
+            notes=list(self.job.notes),
         )
 
     def _check(self) -> None:

@@ -125,7 +125,9 @@ def _measured(job: SegmentationJob, training: Training[Any], protocol: ScoringPr
 def _common(
     job: SegmentationJob, training: Training[Any], undefined: Sequence[str], started: datetime, encoder: EncoderState
 ) -> dict[str, Any]:
-    notes = [f"classes without a value: {', '.join(undefined)}"] if undefined else []
+    notes = [*job.notes]
+    if undefined:
+        notes.append(f"classes without a value: {', '.join(undefined)}")
     if job.limit is not None:
         notes.append(f"trained on the data-efficient set {job.limit}")
     if job.encoder_key is not None and job.encoder_key.startswith("given:"):

@@ -21,9 +21,20 @@ from types import FrameType
 from typing import Any
 
 from gcbench.errors import GcbenchError, Paused, RefusedError, told_by_system
-from gcbench.protocols.jobs import FoldsJob, InstanceJob, Job, PrepareJob, PretrainJob, RoomsJob, SemanticJob, read_job
+from gcbench.protocols.jobs import (
+    FoldsJob,
+    InstanceJob,
+    Job,
+    PrepareJob,
+    PretrainJob,
+    RoomsJob,
+    SceneFigureJob,
+    SemanticJob,
+    read_job,
+)
 from gcbench.runs.store import Run
-from gcbench.training.launch import DEADLINE_VARIABLE, INTERRUPTED, PAUSED, end_worker
+from gcbench.training.launch import DEADLINE_VARIABLE, end_worker
+from gcbench.training.worker_processes import INTERRUPTED, PAUSED
 
 _SLURM_MARGIN = 180.0  # seconds before the end of its job: a step, an evaluation of a scene and a checkpoint take less
 
@@ -105,6 +116,10 @@ def execute(job: Job, run: Run, report: Callable[[dict[str, Any]], None], stop: 
         from gcbench.protocols.instance import segment_instances
 
         return segment_instances(job, run, report, stop)
+    if isinstance(job, SceneFigureJob):
+        from gcbench.protocols.scene_figures import draw_figure
+
+        return draw_figure(job, run, report)
     assert isinstance(job, FoldsJob)
     from gcbench.protocols.folds import combine_folds
 

@@ -308,6 +308,52 @@ class PretrainResult(Strict):
     processes: int = 1
 
 
+class FigureScene(Strict):
+    """What one scene adds to a figure: a rendered view, or similarities to a query point.
+
+    Attributes:
+        frame: the view's frame number; `role`: whether it was trained on.
+        psnr: of the view against its photo, dB.
+        depth_error: of its depth, metres, where the depth camera measured.
+        query: index of the query point in the scene; `query_class`: of its label.
+        same_class, other_classes: mean cosine similarity of the labelled points of that class, and of the others.
+    """
+
+    scene: str
+    frame: int | None = None
+    role: str | None = None
+    psnr: Number | None = None
+    depth_error: Number | None = None
+    query: Count | None = None
+    query_class: str | None = None
+    same_class: Number | None = None
+    other_classes: Number | None = None
+
+
+class FigureResult(Strict):
+    """A figure of scenes, drawn with a pre-trained model.
+
+    Attributes:
+        figure: its id, such as ``"figS2"``; `figure_hash`: of its definition as resolved.
+        pretraining: name of the run; `step`: optimiser steps behind its weights.
+        scenes: what is shown, in the figure's order.
+        provenance: the recipe is the pre-training's, the dataset the one that is shown.
+    """
+
+    schema_version: Literal[2] = 2
+    kind: Literal["figure"] = "figure"
+    figure: str
+    figure_hash: str
+    title: str
+    caption: str
+    seed: int
+    pretraining: str
+    step: Count
+    scenes: list[FigureScene]
+    provenance: Provenance
+    notes: list[str] = Field(default=[])
+
+
 def _lower_case_scores(content: dict[str, Any]) -> dict[str, Any]:
     """Version 1 wrote the scores of a class as ``IoU`` and ``Acc``."""
     if isinstance(content.get("classes"), dict):
@@ -323,11 +369,13 @@ def _lower_case_scores(content: dict[str, Any]) -> dict[str, Any]:
 _MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _lower_case_scores}
 
 TableResult = SemanticResult | InstanceResult
-AnyResult = TableResult | PretrainResult
-_KINDS: Mapping[str, type[SemanticResult] | type[InstanceResult] | type[PretrainResult]] = {
+CellContent = TableResult | PretrainResult
+AnyResult = CellContent | FigureResult
+_KINDS: Mapping[str, type[SemanticResult | InstanceResult | PretrainResult | FigureResult]] = {
     "semantic": SemanticResult,
     "instance": InstanceResult,
     "pretrain": PretrainResult,
+    "figure": FigureResult,
 }
 
 

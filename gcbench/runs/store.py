@@ -58,11 +58,12 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class StoredFigure:
-    """A picture in a run folder."""
+    """A picture in a run folder: a PNG file, and the same as SVG where it was drawn."""
 
     path: Path
     title: str
     caption: str
+    svg: Path | None = None
 
 
 class RunStore:
@@ -90,6 +91,14 @@ class RunStore:
             if not pattern.fullmatch(value):
                 raise InputError(f"A run's {what} cannot be {value!r}.", f"It must match {pattern.pattern}.")
         return Run(self.root / kind / f"{name}-{key[:8]}", kind=kind, name=name, key=key)
+
+    def find(self, kind: str, key: str) -> Run | None:
+        """The run of a key, whatever its name is; None if there is none yet."""
+        for path in sorted(self.root.glob(f"{kind}/*-{key[:8]}/manifest.json")):
+            manifest = Run(path.parent).manifest
+            if manifest is not None and manifest.key == key:
+                return self.run(kind, manifest.name, key)
+        return None
 
     def runs(self, kind: str | None = None) -> list[Run]:
         """All runs with a manifest, sorted by folder."""
@@ -277,8 +286,8 @@ class Run:
         self.output()
         return parse_result(self.result_path.read_bytes(), self.result_path)
 
-    def save_figure(self, name: str, png: bytes, *, title: str, caption: str) -> Path:
-        """Store a picture with its title and caption.
+    def save_figure(self, name: str, png: bytes, *, title: str, caption: str, svg: bytes | None = None) -> Path:
+        """Store a picture with its title and caption; returns the path of the PNG file.
 
         Raises:
             InputError: a name that cannot be a file's.
@@ -288,6 +297,10 @@ class Run:
         self.figures_folder.mkdir(parents=True, exist_ok=True)
         path = self.figures_folder / f"{name}.png"
         write_atomic(path, png)
+        if svg is None:
+            path.with_suffix(".svg").unlink(missing_ok=True)  # of an older picture
+        else:
+            write_atomic(path.with_suffix(".svg"), svg)
         write_json(path.with_suffix(".json"), {"title": title, "caption": caption})
         return path
 
@@ -296,7 +309,9 @@ class Run:
         found = []
         for path in sorted(self.figures_folder.glob("*.png")):
             words = read_json(path.with_suffix(".json")) if path.with_suffix(".json").is_file() else {}
-            found.append(StoredFigure(path, str(words.get("title", path.stem)), str(words.get("caption", ""))))
+            svg = path.with_suffix(".svg")
+            title, caption = str(words.get("title", path.stem)), str(words.get("caption", ""))
+            found.append(StoredFigure(path, title, caption, svg if svg.is_file() else None))
         return found
 
     def _begin(self) -> None:

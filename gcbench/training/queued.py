@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gcbench.errors import InputError, require
-from gcbench.training.launch import PAUSED
+from gcbench.training.worker_processes import PAUSED
 
 _SIGNAL_DELAY = (
     300  # seconds before the limit that Slurm sends its signal: time for a step, an evaluation, a checkpoint

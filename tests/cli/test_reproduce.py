@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,9 +41,15 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def cells(folder: Path, table: str) -> list[dict[str, Any]]:
+    """The cells of a table in the report that were run."""
+    report = json.loads((folder / "report.json").read_text())
+    (found,) = (one for one in report["tables"] if one["table"] == table)
+    return [cell for cell in found["cells"] if cell["status"] == "run"]
+
+
 def test_every_chosen_cell_has_a_result_with_its_protocol(reproduced: Path) -> None:
-    report = json.loads((reproduced / "report.json").read_text())
-    run = {(cell["row"], cell["column"]) for cell in report["cells"] if cell["status"] == "run"}
+    run = {(cell["row"], cell["column"]) for cell in cells(reproduced, "table1")}
     rows = ("spunet-scratch", "random-frozen", "gaussiancross", "gaussiancross-fixed-batchnorm")
     assert run == {(row, column) for row in rows for column in ("scannet", "s3dis-area5")}
     for path in reproduced.glob("runs/semantic/*/result.json"):
@@ -70,7 +77,7 @@ def test_a_frozen_encoder_stays_what_it_was(reproduced: Path) -> None:
     of_fixed = json.loads((fixed / "result.json").read_text())["encoder"]
     assert of_fixed["buffers_before"] == of_fixed["buffers_after"] == encoder["buffers_before"]
     html = (reproduced / "report.html").read_text()
-    assert f"parameters <code>{encoder['parameters_before']}</code> before" in html
+    assert encoder["parameters_before"] in html
 
 
 def test_a_given_encoder_is_taken_instead_of_pretraining(reproduced: Path, tmp_path: Path) -> None:
@@ -104,7 +111,7 @@ def test_a_second_call_runs_nothing(reproduced: Path) -> None:
 def test_a_dry_run_shows_the_jobs_and_does_nothing(tmp_path: Path) -> None:
     shown = reproduce(tmp_path / "new", "--dry-run")
     assert shown.returncode == 0, shown.stderr
-    assert "pre-training gaussiancross-seed0" in shown.stdout
+    assert "pre-training" in shown.stdout and "gaussiancross-seed0" in shown.stdout
     assert not (tmp_path / "new").exists()
 
 
@@ -113,7 +120,7 @@ def test_a_dry_run_shows_the_jobs_and_does_nothing(tmp_path: Path) -> None:
     [
         (["reproduce", "table1", "--data", "nowhere"], 1, "nowhere has no prepared dataset"),
         (["reproduce", "table1"], 2, "--preset tiny"),
-        (["reproduce", "table9", "--preset", "tiny"], 2, "There is no table 'table9'"),
+        (["reproduce", "table9", "--preset", "tiny"], 2, "There is no 'table9' to reproduce"),
         (["reproduce", "table1", "--preset", "tiny", "--rows", "csc"], 2, "no row 'csc' to run"),
         (["reproduce", "table1", "--preset", "tiny", "--set", "pretrain.optimizer.lrr=1"], 2, "optimizer.lrr"),
         (["pretrain", "--data", "nowhere", "--out", "run"], 2, "nowhere"),
@@ -146,7 +153,34 @@ def test_other_tables_share_rooms_encoder_and_trainings(
     assert done.returncode == 0, done.stdout + done.stderr
     jobs, finished = (int(word) for word in re.findall(r"(\d+) jobs?, (\d+) done", done.stdout)[0])
     assert jobs - finished == new
-    report = json.loads((reproduced / "report.json").read_text())
-    run = [cell for cell in report["cells"] if cell["status"] == "run"]
+    run = cells(reproduced, table)
     assert len(run) == 2 * len(columns.split(","))
     assert all(set(cell["entries"][0]["metrics"]) == metrics for cell in run)
+
+
+def test_an_ablation_measures_its_pretraining_too(reproduced: Path) -> None:
+    """Table 6: fine-tuning on two label sets, their mean, and what the pre-training measured."""
+    words = ("--rows", "opacity-0.3,opacity-0.5")
+    small = ("--set", "pretrain.schedule.steps=4", "--set", "pretrain.run.evaluate_every=2")
+    done = reproduce(reproduced, *words, *small, table="table6", columns="scannet,scannet200,average,pretraining")
+    assert done.returncode == 0, done.stdout + done.stderr
+    values = {
+        (cell["row"], cell["column"], metric): value["mean"]
+        for cell in cells(reproduced, "table6")
+        for metric, value in cell["entries"][0]["metrics"].items()
+    }
+    assert len(values) == 2 * (3 + 3)
+    for row in ("opacity-0.3", "opacity-0.5"):
+        parts = [values[row, column, "mIoU"] for column in ("scannet", "scannet200")]
+        assert values[row, "average", "mIoU"] == pytest.approx(sum(parts) / 2)
+        assert 0 < values[row, "pretraining", "PSNR"] < 60
+        assert values[row, "pretraining", "memory"] > 100 and values[row, "pretraining", "seconds"] > 0
+
+
+def test_the_paper_size_is_planned_without_data(tmp_path: Path) -> None:
+    shown = gcbench("reproduce", "table3", "--out", tmp_path / "new", "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    words = " ".join(shown.stdout.split())
+    for word in ("960,000", "GPU-hours", "no scannet", "paper: Table 6", "gcbench data plan table3"):
+        assert word in words
+    assert not (tmp_path / "new").exists()

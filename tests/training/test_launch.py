@@ -51,6 +51,12 @@ def test_one_process_has_no_place_among_others(start: Any, monkeypatch: pytest.M
     assert "just text" in (tmp_path / "worker.log").read_text()
 
 
+def test_jobs_that_run_at_once_have_their_own_gpus_and_their_share_of_the_cores(start: Any) -> None:
+    names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
+    (event,) = start(f"say(event='x', **{{n: os.environ.get(n) for n in {names}}})", threads=3, devices=(4, 6))
+    assert [event[name] for name in names] == ["4,6", "3", "3"]
+
+
 def test_several_know_their_places(start: Any) -> None:
     events = start("place()", processes=3)
     assert sorted(event["RANK"] for event in events) == ["0", "1", "2"]
@@ -99,7 +105,7 @@ def test_a_job_that_is_refused_says_why_and_needs_no_log(start: Any) -> None:
 
 @pytest.mark.parametrize("deaf", [False, True])
 def test_a_killed_process_ends_the_others_and_is_named(start: Any, deaf: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gcbench.training.launch._GRACE", 0.5)
+    monkeypatch.setattr("gcbench.training.worker_processes._GRACE", 0.5)
     body = f"""
 if {deaf}:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
