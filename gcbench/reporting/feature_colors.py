@@ -1,6 +1,6 @@
 """Features as colours, for pictures.
 
-Shape legend: H x W pixels of a view, F channels of a feature.
+Shape legend: H x W pixels of a view, N points, F channels of a feature.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gcbench.errors import require
 from gcbench.structures import Float64Array
+
+_BLOCK = 2048  # features compared with all others at a time
 
 
 @dataclass(frozen=True)
@@ -48,3 +51,34 @@ class FeatureColors:
         spread = np.maximum(self.high - self.low, 1e-12)
         scaled = np.clip(((features - self.mean) @ self.axes - self.low) / spread, 0.0, 1.0)
         return np.pad(scaled, ((0, 0), (0, 0), (0, 3 - scaled.shape[-1])))
+
+
+def umap_colors(features: NDArray[np.floating[Any]], *, points: int, neighbors: int, seed: int) -> Float64Array:
+    """Colours [N, 3] in [0, 1] of features [N, F]: UMAP in three dimensions, each from its 1st to its 99th percentile.
+
+    Args:
+        points: UMAP learns from so many different features, chosen by `seed`; the others take the nearest one's colour.
+        neighbors: how many each is placed by: the more, the less single features stand out.
+        seed: with it the same features get the same colours; UMAP then uses one core.
+
+    Raises:
+        MissingExtraError: umap-learn is not installed.
+    """
+    umap = require("umap", "figures", "Colours by UMAP")
+    different, which = np.unique(features.astype(np.float32), axis=0, return_inverse=True)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(different))[:points])
+    learned = different[chosen]
+    model = umap.UMAP(
+        n_components=3, n_neighbors=min(neighbors, len(chosen) - 1), init="pca", random_state=seed, n_jobs=1
+    )
+    placed = model.fit_transform(learned)
+    low, high = np.percentile(placed, [1, 99], axis=0)
+    colors: Float64Array = np.clip((placed - low) / np.maximum(high - low, 1e-12), 0.0, 1.0).astype(np.float64)
+    return colors[_nearest(different, learned)][which.reshape(-1)]
+
+
+def _nearest(values: NDArray[np.float32], among: NDArray[np.float32]) -> NDArray[np.intp]:
+    """[N] of each value [N, F], the position of the nearest of `among` [M, F], in blocks that fit in memory."""
+    squares = (among**2).sum(axis=1)
+    blocks = (values[start : start + _BLOCK] for start in range(0, len(values), _BLOCK))
+    return np.concatenate([(squares - 2 * block @ among.T).argmin(axis=1) for block in blocks])

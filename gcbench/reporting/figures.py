@@ -1,23 +1,33 @@
-"""Pictures of a report, as PNG bytes. Matplotlib and NumPy come with the call; no display is needed.
-
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; series also differ in dash or hatch.
-"""
+"""Pictures of a report: views, curves and bars. Matplotlib and NumPy come with the call; no display is needed."""
 
 from __future__ import annotations
 
-import functools
-import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any
 
 from gcbench.errors import InputError
-from gcbench.reporting.compare import Cell, Comparison
+from gcbench.reporting.comparison import Cell, Comparison
+from gcbench.reporting.drawing import (
+    COLORS,
+    DASHES,
+    HATCHES,
+    PAPER_GREY,
+    DrawnFigure,
+    canvas_of,
+    finish,
+    png_of,
+    styled,
+)
+from gcbench.reporting.verdicts import metric_unit
+from gcbench.reporting.wording import number as number_text
+from gcbench.reporting.wording import titled
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure as Canvas
     from numpy.typing import NDArray
 
@@ -26,38 +36,7 @@ if TYPE_CHECKING:
     FloatImage = NDArray[np.floating[Any]]
     Image = NDArray[np.uint8] | FloatImage
 
-P = ParamSpec("P")
-
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DASHES = ("-", "--", "-.", ":")
-HATCHES = ("", "//", "..", "xx", "\\\\", "++")
 PAPER_LABEL = "paper"
-_PAPER_GREY = "#555555"
-_STYLE: dict[Any, Any] = {
-    "font.size": 11,
-    "axes.titlesize": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E3E3E3",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
-
-
-def _styled(draw: Callable[P, bytes]) -> Callable[P, bytes]:
-    """Draw in the report's style, whatever the user's own Matplotlib settings are."""
-
-    @functools.wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> bytes:
-        import matplotlib as mpl
-
-        with mpl.rc_context():
-            mpl.rcdefaults()
-            mpl.rcParams.update(_STYLE)
-            return draw(*args, **kwargs)
-
-    return styled
 
 
 @dataclass(frozen=True)
@@ -83,7 +62,7 @@ class PanelRow:
     features: FloatImage | None = None
 
 
-@_styled
+@styled
 def render_panel(rows: Sequence[PanelRow], *, depth_unit: str = "m", feature_title: str = "Features (PCA)") -> bytes:
     """Photo, rendered colour, true depth, rendered depth and features side by side, one view per row (Fig. S.5).
 
@@ -102,43 +81,43 @@ def render_panel(rows: Sequence[PanelRow], *, depth_unit: str = "m", feature_tit
     colors = FeatureColors.of(known) if known else None
     titles = ["Photo", "Rendered colour", "Depth camera", "Rendered depth", *([feature_title] if colors else [])]
     height, width = rows[0].depth.shape
-    canvas = _canvas(2.75 * len(titles) + 0.6, (2.75 * height / width + 0.32) * len(rows) + 0.4)
+    canvas = canvas_of(2.75 * len(titles) + 0.6, (2.75 * height / width + 0.32) * len(rows) + 0.4)
     axes = canvas.subplots(len(rows), len(titles), squeeze=False)
     for number, (row, line) in enumerate(zip(rows, axes, strict=True)):
         _draw_panel_row(canvas, row, list(line), colors, depth_unit)
         if number == 0:
             for axis, title in zip(line, titles, strict=True):
                 axis.set_title(title, fontweight="bold", fontsize=12)
-    return _png(canvas)
+    return png_of(canvas)
 
 
-@_styled
+@styled
 def loss_curves(
     records: Iterable[Mapping[str, Any]],
     *,
     losses: Mapping[str, str],
     psnr: Mapping[str, str],
-    title: str = "",
-) -> bytes:
+    title: str,
+    caption: str,
+) -> DrawnFigure:
     """Losses (log scale) and PSNR over the steps of a pre-training run.
 
     Args:
         records: lines of a run's log; those without a `step` are left out, of a repeated step the last one counts.
         losses: label -> key in the records, e.g. ``{"colour": "loss_color"}``.
         psnr: label -> key, e.g. ``{"training views": "psnr_train", "held-out views": "psnr_heldout"}``, dB.
-        title: above both.
 
     Raises:
         InputError: no record has any of the keys.
     """
-    kept = [record for record in records if isinstance(record.get("step"), int)]
-    left = {label: _series(kept, key) for label, key in losses.items()}
-    right = {label: _series(kept, key) for label, key in psnr.items()}
+    kept = list(records)
+    left = {label: series_of(kept, key) for label, key in losses.items()}
+    right = {label: series_of(kept, key) for label, key in psnr.items()}
     if not any(left.values()) and not any(right.values()):
         raise InputError(
             "The log has no losses to draw.", f"Looked for: {', '.join([*losses.values(), *psnr.values()])}."
         )
-    canvas = _canvas(11, 4.2)
+    canvas = canvas_of(9.6, 3.8)
     loss_axis, psnr_axis = canvas.subplots(1, 2)
     _draw_lines(loss_axis, left)
     loss_axis.set(xlabel="step", ylabel="loss (unweighted)", title="Losses")
@@ -146,12 +125,10 @@ def loss_curves(
         loss_axis.set_yscale("log")
     _draw_lines(psnr_axis, right)
     psnr_axis.set(xlabel="step", ylabel="PSNR (dB)", title="Rendering quality")
-    if title:
-        canvas.suptitle(title, fontweight="bold")
-    return _png(canvas)
+    return finish(canvas, title, caption)
 
 
-@_styled
+@styled
 def run_curves(runs: Mapping[str, Iterable[Mapping[str, Any]]], *, values: Mapping[str, str]) -> bytes:
     """The same values of several runs over their steps, one panel per value, one line per run.
 
@@ -162,20 +139,20 @@ def run_curves(runs: Mapping[str, Iterable[Mapping[str, Any]]], *, values: Mappi
     Raises:
         InputError: no run has any of the keys.
     """
-    kept = {label: [one for one in records if isinstance(one.get("step"), int)] for label, records in runs.items()}
-    panels = {title: {label: _series(kept[label], key) for label in kept} for title, key in values.items()}
+    kept = {label: list(records) for label, records in runs.items()}
+    panels = {title: {label: series_of(kept[label], key) for label in kept} for title, key in values.items()}
     panels = {title: series for title, series in panels.items() if any(series.values())}
     if not panels:
         raise InputError("The logs have nothing to draw.", f"Looked for: {', '.join(values.values())}.")
-    canvas = _canvas(max(5.5 * len(panels), 6.0), 4.2)
+    canvas = canvas_of(max(5.5 * len(panels), 6.0), 4.2)
     axes = canvas.subplots(1, len(panels), squeeze=False)[0]
     for axis, (title, series) in zip(axes, panels.items(), strict=True):
         _draw_lines(axis, series)
         axis.set(xlabel="step", title=title)
-    return _png(canvas)
+    return png_of(canvas)
 
 
-@_styled
+@styled
 def bar_table(comparison: Comparison, metric: str) -> bytes:
     """Bars of one metric: a group per column, a bar per row (those that were run), whiskers for the spread over seeds.
 
@@ -185,13 +162,15 @@ def bar_table(comparison: Comparison, metric: str) -> bytes:
     Raises:
         InputError: the table has no such metric, or nothing was run.
     """
-    if metric not in comparison.table.metrics:
-        raise InputError(f"The table has no metric '{metric}'.", f"Known: {', '.join(comparison.table.metrics)}.")
-    rows = [cells for cells in comparison.cells if any(cell.entries for cell in cells)]
-    used = [number for number in range(len(comparison.table.columns)) if any(cells[number].entries for cells in rows)]
+    table = comparison.table
+    if metric not in table.all_metrics:
+        raise InputError(f"The table has no metric '{metric}'.", f"Known: {', '.join(table.all_metrics)}.")
+    having = [number for number, column in enumerate(table.columns) if metric in table.metrics_of(column)]
+    rows = [cells for cells in comparison.cells if any(cells[number].entries for number in having)]
+    used = [number for number in having if any(cells[number].entries for cells in rows)]
     if not rows:
         raise InputError("Nothing of this table was run yet.", "Run some of its cells first.")
-    canvas = _canvas(max(6.5, 1.6 + 0.8 * len(rows) * len(used)), 4.4)
+    canvas = canvas_of(max(6.5, 1.6 + 0.8 * len(rows) * len(used)), 4.4)
     axis = canvas.subplots()
     step = 0.8 / len(rows)
     for number, row in enumerate(rows):
@@ -202,10 +181,10 @@ def bar_table(comparison: Comparison, metric: str) -> bytes:
     axis.set_xticks(range(len(used)), [comparison.table.columns[number].title for number in used])
     axis.set_xlim(-0.5, len(used) - 0.5)
     axis.set_ylim(0, max(1.15 * axis.get_ylim()[1], 1.0))
-    axis.set_ylabel(f"{metric} (%)")
+    axis.set_ylabel(titled(metric) if titled(metric) != metric else f"{metric} (%)")
     axis.grid(axis="x", visible=False)
     canvas.legend(loc="outside lower center", ncols=2)
-    return _png(canvas)
+    return png_of(canvas)
 
 
 def _draw_bars(axis: Axes, cells: Sequence[Cell], metric: str, places: list[float], step: float, number: int) -> None:
@@ -224,20 +203,33 @@ def _draw_bars(axis: Axes, cells: Sequence[Cell], metric: str, places: list[floa
             known = axis.get_legend_handles_labels()[1]
             label = "_nolegend_" if PAPER_LABEL in known else PAPER_LABEL
             axis.hlines(
-                paper, place - step / 2, place + step / 2, color=_PAPER_GREY, linewidth=2, label=label, gid=PAPER_LABEL
+                paper, place - step / 2, place + step / 2, color=PAPER_GREY, linewidth=2, label=label, gid=PAPER_LABEL
             )
             top = max(top, paper)
-        axis.annotate(f"{mean:.1f}", (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=9.5)
+        axis.annotate(
+            number_text(mean, metric_unit(metric)),
+            (place, top),
+            (0, 3),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9.5,
+        )
 
 
 def _may_show_paper(cell: Cell, metric: str) -> bool:
-    return metric in cell.paper and bool(cell.entries) and not cell.entries[0].why_not_comparable
+    return bool(cell.entries) and cell.entries[0].metrics[metric].difference is not None
+
+
+def missing_depth_colormap() -> Colormap:
+    """Colours of depth; what was not measured or rendered (masked) is grey."""
+    import matplotlib as mpl
+
+    return mpl.colormaps["viridis"].with_extremes(bad="#BBBBBB")
 
 
 def _draw_panel_row(
     canvas: Canvas, row: PanelRow, axes: list[Axes], colors: FeatureColors | None, depth_unit: str
 ) -> None:
-    import matplotlib as mpl
     import numpy as np
 
     for axis in axes:
@@ -252,7 +244,7 @@ def _draw_panel_row(
         axes[1].set_xlabel(f"PSNR {row.psnr:.2f} dB", fontsize=10, loc="left")
     measured = row.depth[row.depth > 0]
     low, high = (float(measured.min()), float(measured.max())) if measured.size else (0.0, 1.0)
-    colormap = mpl.colormaps["viridis"].with_extremes(bad="#BBBBBB")
+    colormap = missing_depth_colormap()
     for axis, depth in ((axes[2], row.depth), (axes[3], row.rendered_depth)):
         drawn = axis.imshow(np.ma.masked_where(depth <= 0, depth), cmap=colormap, vmin=low, vmax=high)
     if measured.size:
@@ -275,9 +267,10 @@ def _same_size(row: PanelRow) -> None:
             raise InputError(f"View '{row.title}': {name} is {image.shape[:2]}, the depth is {row.depth.shape}.")
 
 
-def _series(records: Sequence[Mapping[str, Any]], key: str) -> dict[int, float]:
-    """Step -> value, sorted; the last record of a step counts."""
-    found = {record["step"]: float(record[key]) for record in records if isinstance(record.get(key), int | float)}
+def series_of(records: Iterable[Mapping[str, Any]], key: str) -> dict[int, float]:
+    """Step -> value of a log's lines, sorted; the last record of a step counts."""
+    kept = [record for record in records if isinstance(record.get("step"), int)]
+    found = {record["step"]: float(record[key]) for record in kept if isinstance(record.get(key), int | float)}
     return {step: found[step] for step in sorted(found) if math.isfinite(found[step])}
 
 
@@ -295,19 +288,3 @@ def _draw_lines(axis: Axes, series: Mapping[str, dict[int, float]]) -> None:
             )
     if any(series.values()):
         axis.legend()
-
-
-def _canvas(width: float, height: float) -> Canvas:
-    """A figure of that size, inches, drawn by Agg whatever the machine has."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
-
-    canvas = Canvas(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(canvas)
-    return canvas
-
-
-def _png(canvas: Canvas) -> bytes:
-    stream = io.BytesIO()
-    canvas.savefig(stream, format="png", dpi=150, metadata={"Software": None})
-    return stream.getvalue()

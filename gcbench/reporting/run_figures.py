@@ -43,15 +43,9 @@ def draw_pretraining(run: Run) -> list[Figure]:
         )
     records = run.records()
     if any(record.get("event") == "step" for record in records):
-        figures.append(
-            _store(
-                run,
-                "curves",
-                loss_curves(records, losses=_LOSSES, psnr=_PSNR),
-                "Pre-training",
-                "Unweighted losses of the training views (Eq. 17-19); PSNR of views trained on and held out.",
-            )
-        )
+        words = "Unweighted losses of the training views (Eq. 17-19); PSNR of views trained on and held out."
+        drawn = loss_curves(records, losses=_LOSSES, psnr=_PSNR, title="Pre-training", caption=words)
+        figures.append(_store(run, "curves", drawn.png, drawn.title, drawn.caption, drawn.svg))
     return figures
 
 
@@ -65,5 +59,5 @@ def draw_comparison(runs: Sequence[tuple[str, Run]], path: Path) -> None:
     write_atomic(path, run_curves(logs, values=_COMPARED))
 
 
-def _store(run: Run, name: str, png: bytes, title: str, caption: str) -> Figure:
-    return Figure(title, caption, run.save_figure(name, png, title=title, caption=caption))
+def _store(run: Run, name: str, png: bytes, title: str, caption: str, svg: bytes | None = None) -> Figure:
+    return Figure(title, caption, run.save_figure(name, png, title=title, caption=caption, svg=svg))

@@ -12,11 +12,12 @@ from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
 from gcbench.errors import InputError
-from gcbench.reporting import figures
+from gcbench.reporting import drawing, figures
 from gcbench.reporting.compare import TableSpec, compare
 from gcbench.reporting.figures import PanelRow, bar_table, loss_curves, render_panel
 from gcbench.reporting.paper import PaperTable
 from gcbench.runs.results import SemanticResult
+from tests.reporting.svg_checks import check_svg
 
 SIZE = (12, 16)
 LOSSES = {"colour": "image", "depth": "depth"}
@@ -27,13 +28,14 @@ PSNR = {"held-out views": "psnr_heldout"}
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Canvas]:
     """The canvases as they were when their bytes were taken."""
     canvases: list[Canvas] = []
-    png = figures._png
+    png = drawing.png_of
 
-    def keep(canvas: Canvas) -> bytes:
+    def keep(canvas: Canvas, dpi: int = 150) -> bytes:
         canvases.append(canvas)
-        return png(canvas)
+        return png(canvas, dpi)
 
-    monkeypatch.setattr(figures, "_png", keep)
+    monkeypatch.setattr(figures, "png_of", keep)
+    monkeypatch.setattr(drawing, "png_of", keep)
     return canvases
 
 
@@ -105,7 +107,9 @@ def test_curves_take_the_last_record_of_a_step(drawn: list[Canvas]) -> None:
         {"step": 2, "image": 0.4, "depth": 1.0},
         {"step": 2, "psnr_heldout": 15.0},
     ]
-    size(loss_curves(records, losses=LOSSES, psnr=PSNR))
+    figure = loss_curves(records, losses=LOSSES, psnr=PSNR, title="A run", caption="Its curves.")
+    size(figure.png)
+    check_svg(figure.svg)
     left, right = drawn[0].axes
     assert [line.get_label() for line in left.lines] == ["colour", "depth"]
     assert [tuple(line.get_xydata()[-1]) for line in left.lines] == [(2, 0.4), (2, 1.0)]
@@ -116,7 +120,7 @@ def test_curves_take_the_last_record_of_a_step(drawn: list[Canvas]) -> None:
 
 def test_a_log_without_curves_is_named() -> None:
     with pytest.raises(InputError, match="Looked for: image, depth, psnr_heldout"):
-        loss_curves([{"event": "started"}], losses=LOSSES, psnr=PSNR)
+        loss_curves([{"event": "started"}], losses=LOSSES, psnr=PSNR, title="", caption="")
 
 
 def lines_across(canvas: Canvas) -> list[float]:
