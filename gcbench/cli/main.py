@@ -32,6 +32,7 @@ VERBS = {
     "submit": ("Put a command into a queue (Slurm).", "gcbench.cli.submit"),
     "runs": ("List, show and compare runs; go on with one; make room.", "gcbench.cli.runs"),
     "report": ("Compare results with the paper, cell by cell.", "gcbench.cli.report"),
+    "explain": ("Say why a number differs from the paper's.", "gcbench.cli.explain"),
     "evaluate": ("Score anyone's predictions, equal to the official scripts.", "gcbench.cli.evaluate"),
     "submission": ("Check and pack submissions to ScanNet's hidden test.", "gcbench.cli.submission"),
     "leaderboard": ("Show methods side by side, one protocol at a time; add results.", "gcbench.cli.leaderboard"),
