@@ -1,7 +1,7 @@
-"""A comparison as a terminal table, Markdown, JSON and one self-contained HTML file.
+"""Comparisons with the paper as terminal tables, Markdown and JSON; `report_page` and `report_latex` make the rest.
 
-Every format says on top, in plain words, when numbers cannot be compared with the paper. Imports quickly: rich and
-jinja2 come with the call that needs them.
+Every format says on top, in plain words, when numbers cannot be compared with the paper. Imports quickly: rich comes
+with the call that needs it.
 """
 
 from __future__ import annotations
@@ -9,32 +9,34 @@ from __future__ import annotations
 import base64
 import html
 import json
-import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcbench import __version__
 from gcbench.errors import DataError
-from gcbench.reporting.compare import SYNTHETIC, Cell, Comparison, Entry, MetricValue, Verdict
-from gcbench.resources import resource_path
+from gcbench.reporting.comparison import Cell, Comparison, Entry
+from gcbench.reporting.verdicts import Verdict, metric_unit
+from gcbench.reporting.wording import (
+    EXPLAINED,
+    SIGNS,
+    all_seeds,
+    coverage,
+    interval,
+    measured,
+    notices,
+    number,
+    signed,
+    tally,
+    tally_text,
+    titled,
+)
 from gcbench.runs.files import plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-SIGNS = {
-    Verdict.REPRODUCED: "✓",
-    Verdict.WITHIN_NOISE: "≈",
-    Verdict.BELOW: "▼",
-    Verdict.ABOVE: "▲",
-    Verdict.NOT_COMPARABLE: "",
-    Verdict.NO_PAPER_VALUE: "",
-    Verdict.NOT_RUN: "",
-}
 _STYLES = {
     Verdict.REPRODUCED: "green",
     Verdict.WITHIN_NOISE: "cyan",
@@ -47,57 +49,69 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture of a report: `png` is its bytes or the path of a PNG file."""
+    """A picture of a report.
+
+    Attributes:
+        png: its bytes, or the path of a PNG file.
+        svg: the same as SVG, or None; the page shows it instead.
+    """
 
     title: str
     caption: str
     png: bytes | Path
+    svg: bytes | Path | None = None
 
     def data_uri(self) -> str:
         """The picture inside its own address.
 
         Raises:
-            DataError: the file is missing or not a PNG.
+            DataError: the file is missing, or not a PNG or SVG.
         """
-        if isinstance(self.png, Path):
-            try:
-                content = self.png.read_bytes()
-            except OSError as error:
-                raise DataError(f"The figure {self.png} cannot be read: {error.strerror}.") from error
-        else:
-            content = self.png
+        if self.svg is not None:
+            content = _content(self.svg)
+            if b"<svg" not in content[:4096]:
+                raise DataError(f"The figure '{self.title}' is not an SVG image.")
+            return "data:image/svg+xml;base64," + base64.b64encode(content).decode()
+        content = _content(self.png)
         if not content.startswith(_PNG):
             raise DataError(f"The figure '{self.title}' is not a PNG image.")
         return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
-def notices(comparison: Comparison) -> list[str]:
-    """What a reader must know before reading a number, in plain words."""
-    entries = comparison.entries
-    said = []
-    synthetic = [entry for entry in entries if entry.results[0].provenance.synthetic]
-    if synthetic:
-        which = "These numbers come" if len(synthetic) == len(entries) else "Some of these numbers come"
-        said.append(
-            f"{which} from synthetic rooms, not from ScanNet or S3DIS. They show that every step works; "
-            "they are not comparable with the paper, and no verdict is given."
-        )
-    others = [reason for reason in comparison.reasons if reason != SYNTHETIC]
-    said.extend(f"Not comparable with the paper: {reason}." for reason in others)
-    if comparison.unused:
-        said.append(f"Results of no cell of this table were left out: {', '.join(comparison.unused)}.")
-    return said
+def _content(image: bytes | Path) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    try:
+        return image.read_bytes()
+    except OSError as error:
+        raise DataError(f"The figure {image} cannot be read: {error.strerror}.") from error
 
 
-def render_terminal(comparison: Comparison) -> RenderableType:
-    """The table for a terminal; nothing is printed here. Columns of which no cell was run are named, not shown."""
+def render_terminal(comparisons: Sequence[Comparison]) -> RenderableType:
+    """The tables for a terminal; nothing is printed here. Columns of which no cell was run are named, not shown."""
     from rich.console import Group
+    from rich.text import Text
+
+    lines: list[RenderableType] = [Text(sentence, style="bold yellow") for sentence in notices(comparisons)]
+    if len(comparisons) > 1:
+        lines.append(Text(coverage(comparisons), style="bold"))
+    lines.append(Text(tally_text(comparisons), style="dim"))
+    for comparison in comparisons:
+        lines.append(_terminal_table(comparison))
+        lines += [
+            Text(f"{use.label}  {use.description} [{use.fingerprint}]", style="dim") for use in comparison.protocols
+        ]
+    return Group(*lines)
+
+
+def _terminal_table(comparison: Comparison) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    run = [any(row[number].entries for row in comparison.cells) for number in range(len(comparison.table.columns))]
-    shown = [number for number, cells_run in enumerate(run) if cells_run or not any(run)]
-    left_out = [column.title for number, column in enumerate(comparison.table.columns) if number not in shown]
+    columns = comparison.table.columns
+    run = [any(row[place].entries for row in comparison.cells) for place in range(len(columns))]
+    shown = [place for place, cells_run in enumerate(run) if cells_run or not any(run)]
+    left_out = [column.title for place, column in enumerate(columns) if place not in shown]
     caption = comparison.coverage() + (f"; not run: {', '.join(left_out)}" if left_out else "")
     table = Table(
         title=comparison.table.title,
@@ -108,86 +122,121 @@ def render_terminal(comparison: Comparison) -> RenderableType:
         pad_edge=len(shown) < _MANY_COLUMNS,
     )
     table.add_column("percent (paper)", overflow="fold")
-    for number in shown:
-        table.add_column(comparison.table.columns[number].title, justify="right", overflow="fold")
+    for place in shown:
+        units = [titled(metric) for metric in comparison.table.metrics_of(columns[place]) if titled(metric) != metric]
+        title = columns[place].title + (f"\n{' / '.join(units)}" if units else "")
+        table.add_column(Text(title), justify="right", overflow="fold")
     for row in comparison.cells:
-        table.add_row(Text(row[0].row.title), *(_terminal_cell(comparison, row[number]) for number in shown))
-    lines = [Text(sentence, style="bold yellow") for sentence in notices(comparison)]
-    protocols = [
-        Text(f"{use.label}  {use.description} [{use.fingerprint}]", style="dim") for use in comparison.protocols
-    ]
-    return Group(*lines, table, *protocols)
+        table.add_row(Text(row[0].row.title), *(_terminal_cell(comparison, row[place]) for place in shown))
+    return table
 
 
 def _terminal_cell(comparison: Comparison, cell: Cell) -> Any:
-    """All metrics of a cell side by side, the differences below them, the paper's numbers last."""
+    """All metrics of a cell side by side, the first one's interval, the differences, and the paper's numbers last."""
     from rich.text import Text
 
     text = Text(justify="right")
     for entry in cell.entries:
-        values = [entry.metrics[metric] for metric in comparison.table.metrics]
+        values = [(entry.metrics[metric], metric_unit(metric)) for metric in cell.metrics]
         letter = f" {entry.label}" if len(comparison.protocols) > 1 else ""
-        text.append(" / ".join(_measured(value) for value in values) + letter + "\n", style="bold")
-        for value in values:
+        text.append(" / ".join(measured(*value) for value in values) + letter + "\n", style="bold")
+        scenes = interval(*values[0])
+        text.append(f"{scenes}\n" if scenes else "", style="dim")
+        for value, unit in values:
             if value.difference is not None:
-                text.append(f"{signed(value.difference)} {SIGNS[value.verdict]} ", style=_STYLES[value.verdict])
-        text.append("\n" if any(value.difference is not None for value in values) else "")
+                style = _STYLES[value.verdict]
+                text.append(f"{signed(value.difference, unit)} {SIGNS[value.verdict]} ", style=style)
+        text.append("\n" if any(value.difference is not None for value, _ in values) else "")
+    if not cell.entries and cell.counts and cell.blank.startswith("needs"):
+        text.append(f"{cell.blank}\n", style="dim")
     if cell.paper:
-        printed = (number(cell.paper[m].value) if m in cell.paper else "–" for m in comparison.table.metrics)
-        text.append(f"({' / '.join(printed)})", style="dim")
+        text.append(f"({' / '.join(_printed(cell, metric) for metric in cell.metrics)})", style="dim")
     text.rstrip()
     return text
 
 
-def render_markdown(comparison: Comparison) -> str:
-    """The table as GitHub-flavoured Markdown."""
-    lines = [f"# {_md(comparison.table.title)}", ""]
-    lines += [f"> **{_md(sentence)}**\n" for sentence in notices(comparison)]
-    lines += [f"{comparison.coverage()}. Percent; ± is the sample standard deviation over seeds.", ""]
-    heads = [
-        f"{_md(column.title)} {metric}" for column in comparison.table.columns for metric in comparison.table.metrics
-    ]
-    lines += [f"| | {' | '.join(heads)} |", f"| --- |{' ---: |' * len(heads)}"]
-    for row in comparison.cells:
-        texts = [_markdown_cell(comparison, cell, metric) for cell in row for metric in comparison.table.metrics]
-        lines.append(f"| {_md(row[0].row.title)} | {' | '.join(texts)} |")
-    lines.append("")
-    lines += [f"- {use.label}: {_md(use.description)} (`{use.fingerprint}`)" for use in comparison.protocols]
-    if comparison.source:
-        lines.append(f"- Paper's numbers: {_md(comparison.source)}")
+def _printed(cell: Cell, metric: str) -> str:
+    return number(cell.paper[metric].value, metric_unit(metric)) if metric in cell.paper else "–"
+
+
+def render_markdown(comparisons: Sequence[Comparison]) -> str:
+    """The tables as GitHub-flavoured Markdown."""
+    several = len(comparisons) > 1
+    lines = [f"# {'Results beside the paper' if several else _md(_title(comparisons))}", ""]
+    lines += [f"> **{_md(sentence)}**\n" for sentence in notices(comparisons)]
+    lines += [f"{coverage(comparisons)}. Percent where no unit is named. {EXPLAINED}", ""]
+    lines += [f"Numbers by verdict: {tally_text(comparisons)}.", ""] if tally(comparisons) else []
+    for comparison in comparisons:
+        lines += [f"## {_md(comparison.table.title)}", "", f"{comparison.coverage()}.", ""] if several else []
+        lines += _markdown_table(comparison)
     return "\n".join(lines) + "\n"
 
 
+def _title(comparisons: Sequence[Comparison]) -> str:
+    return comparisons[0].table.title if comparisons else "Nothing was run"
+
+
+def _markdown_table(comparison: Comparison) -> list[str]:
+    table = comparison.table
+    heads = [f"{_md(column.title)} {titled(metric)}" for column in table.columns for metric in table.metrics_of(column)]
+    lines = [f"| | {' | '.join(heads)} |", f"| --- |{' ---: |' * len(heads)}"]
+    for row in comparison.cells:
+        texts = [_markdown_cell(comparison, cell, metric) for cell in row for metric in cell.metrics]
+        lines.append(f"| {_md(row[0].row.title)} | {' | '.join(texts)} |")
+    lines.append("")
+    lines += [f"- {use.label}: {_md(use.description)} (`{use.fingerprint}`)" for use in comparison.protocols]
+    lines += [f"- Paper's numbers: {_md(comparison.source)}"] if comparison.source else []
+    return [*lines, ""]
+
+
 def _markdown_cell(comparison: Comparison, cell: Cell, metric: str) -> str:
+    unit = metric_unit(metric)
     parts = []
     for entry in cell.entries:
         value = entry.metrics[metric]
-        letter = f" ({entry.label})" if len(comparison.protocols) > 1 else ""
-        parts.append(f"**{_measured(value)}**{letter}")
+        letter = f" ({entry.label})" if len(comparison.protocols) > 1 and entry.label else ""
+        parts.append(f"**{measured(value, unit)}**{letter}")
+        parts += [f"<sub>{interval(value, unit)}</sub>"] if value.interval is not None else []
         if value.difference is not None:
-            parts.append(f"{signed(value.difference)}, {value.verdict.value}")
+            parts.append(f"{signed(value.difference, unit)}, {value.verdict.value}")
     if metric in cell.paper:
-        parts.append(f"<sub>paper {number(cell.paper[metric].value)}</sub>")
+        parts.append(f"<sub>paper {_printed(cell, metric)}</sub>")
     return "<br>".join(parts)
 
 
-def render_json(comparison: Comparison) -> str:
-    """Everything, for programs; NaN is null, percent throughout."""
+def render_json(comparisons: Sequence[Comparison]) -> str:
+    """Everything, for programs; NaN is null, values in the unit that stands beside them."""
     content = {
+        "schema_version": 2,
+        "gcbench": __version__,
+        "notices": notices(comparisons),
+        "coverage": {
+            "cells_run": sum(one.cells_run for one in comparisons),
+            "cells_total": sum(one.cells_total for one in comparisons),
+            "seeds": all_seeds(comparisons),
+            "verdicts": {verdict.value: count for verdict, count in tally(comparisons).items()},
+        },
+        "tables": [_json_table(comparison) for comparison in comparisons],
+    }
+    return json.dumps(plain(content), indent=1, ensure_ascii=False) + "\n"
+
+
+def _json_table(comparison: Comparison) -> dict[str, Any]:
+    metrics = comparison.table.all_metrics
+    return {
         "table": comparison.table.id,
         "title": comparison.table.title,
         "paper": comparison.source,
         "coverage": {"cells_run": comparison.cells_run, "cells_total": comparison.cells_total},
+        "verdicts": {verdict.value: count for verdict, count in comparison.tally().items()},
         "synthetic": comparison.synthetic,
-        "notices": notices(comparison),
+        "units": {metric: metric_unit(metric).unit for metric in metrics},
         "protocols": {
             use.label: {"fingerprint": use.fingerprint, "is": use.description} for use in comparison.protocols
         },
-        "cells": [_json_cell(cell) for row in comparison.cells for cell in row],
+        "cells": [_json_cell(cell) for row in comparison.cells for cell in row if cell.exists],
         "unused": comparison.unused,
-        "gcbench": __version__,
     }
-    return json.dumps(plain(content), indent=1, ensure_ascii=False) + "\n"
 
 
 def _json_cell(cell: Cell) -> dict[str, Any]:
@@ -195,121 +244,32 @@ def _json_cell(cell: Cell) -> dict[str, Any]:
         "row": cell.row.id,
         "column": cell.column.id,
         "status": "run" if cell.entries else Verdict.NOT_RUN.value,
+        "blank": cell.blank or None,
         "paper": {metric: {"value": value.value, "place": value.place} for metric, value in cell.paper.items()},
-        "entries": [
-            {
-                "protocol": entry.label,
-                "seeds": entry.seeds,
-                "not_comparable": entry.why_not_comparable or None,
-                "warnings": entry.warnings,
-                "metrics": {
-                    metric: {
-                        "mean": value.mean,
-                        "spread": value.spread,
-                        "values": value.values,
-                        "difference": value.difference,
-                        "verdict": value.verdict.value,
-                    }
-                    for metric, value in entry.metrics.items()
-                },
-                "provenance": [result.provenance.model_dump(mode="json") for result in entry.results],
-            }
-            for entry in cell.entries
-        ],
+        "entries": [_json_entry(entry) for entry in cell.entries],
     }
 
 
-def render_html(comparison: Comparison, figures: Sequence[Figure] = (), *, made: datetime | None = None) -> str:
-    """One HTML file that needs nothing else: no script, no request, pictures inside.
-
-    Args:
-        comparison: the table.
-        figures: shown in order below it.
-        made: the time printed at the bottom; now if None.
-
-    Raises:
-        DataError: a figure is not a PNG image.
-    """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(resource_path("reports", "templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number, signed=signed, exact=exact, measured=_measured, duration=duration)
-    largest = _largest(comparison)
-    time = (made or datetime.now(timezone.utc)).astimezone(timezone.utc)
-    return environment.get_template("report.html").render(
-        comparison=comparison,
-        table=comparison.table,
-        notices=notices(comparison),
-        tally=comparison.tally(),
-        signs=SIGNS,
-        verdicts=Verdict,
-        bar=lambda column, value: round(100 * value / largest[column], 1) if largest.get(column) and value > 0 else 0,
-        class_means=class_means,
-        recipe_text=_recipe_text,
-        seconds=sum(result.provenance.wall_seconds for entry in comparison.entries for result in entry.results),
-        figures=[(figure, figure.data_uri()) for figure in figures],
-        made=f"{time:%Y-%m-%d %H:%M} UTC",
-        version=__version__,
-    )
-
-
-def class_means(entry: Entry) -> dict[str, dict[str, float]]:
-    """Class -> metric -> percent, mean over the entry's seeds; NaN where undefined."""
-    tables = [result.class_scores() for result in entry.results]
+def _json_entry(entry: Entry) -> dict[str, Any]:
     return {
-        name: {metric: 100.0 * statistics.fmean(table[name][metric] for table in tables) for metric in scores}
-        for name, scores in tables[0].items()
+        "protocol": entry.label,
+        "seeds": entry.seeds,
+        "not_comparable": entry.why_not_comparable or None,
+        "warnings": entry.warnings,
+        "metrics": {
+            metric: {
+                "mean": value.mean,
+                "spread": value.spread,
+                "interval": value.interval,
+                "values": value.values,
+                "difference": value.difference,
+                "verdict": value.verdict.value,
+                "why": value.why or None,
+            }
+            for metric, value in entry.metrics.items()
+        },
+        "provenance": [] if entry.parts else [one.provenance.model_dump(mode="json") for one in entry.results],
     }
-
-
-def number(value: float) -> str:
-    """Percent as the paper prints it."""
-    return "n/a" if math.isnan(value) else f"{value:.1f}"
-
-
-def exact(value: float) -> str:
-    """Percent with two decimals."""
-    return "n/a" if math.isnan(value) else f"{value:.2f}"
-
-
-def signed(value: float) -> str:
-    """A difference in points, with a real minus sign and never -0.0."""
-    text = f"{value:+.1f}"
-    return "±0.0" if float(text) == 0 else text.replace("-", "−")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
-def _measured(value: MetricValue) -> str:
-    return number(value.mean) + (f" ± {value.spread:.1f}" if value.spread is not None else "")
-
-
-def _largest(comparison: Comparison) -> dict[str, float]:
-    """Largest number shown in each column, by column id: the full width of a bar."""
-    found: dict[str, float] = {}
-    for row in comparison.cells:
-        for cell in row:
-            ours = [value.mean for entry in cell.entries for value in entry.metrics.values()]
-            shown = [*ours, *(value.value for value in cell.paper.values())]
-            known = [value for value in shown if not math.isnan(value)]
-            found[cell.column.id] = max([found.get(cell.column.id, 0.0), *known])
-    return found
-
-
-def _recipe_text(entry: Entry) -> str:
-    return json.dumps(plain(entry.results[0].provenance.resolved_recipe), indent=1, ensure_ascii=False)
 
 
 def _md(text: str) -> str:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from gcbench.errors import DataError, InputError
+from gcbench.errors import InputError
 from gcbench.recipe.tables import load_table
-from gcbench.reporting import paper as paper_module
-from gcbench.reporting.compare import TableSpec, Verdict, _letter, _verdict, compare
-from gcbench.reporting.paper import PaperTable, load_paper_table
-from gcbench.runs.results import SemanticResult
+from gcbench.reporting.compare import (
+    ONE_SEED,
+    ColumnSpec,
+    Departures,
+    RowSpec,
+    TableSpec,
+    Verdict,
+    _letter,
+    compare,
+)
+from gcbench.reporting.paper import PaperTable
+from tests.reporting.made_up import Made, made_pretraining, made_result, paper_table
 
 
-def test_mean_spread_and_difference(table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult]) -> None:
+def test_mean_spread_and_difference(table: TableSpec, paper: PaperTable, make: Callable[..., Made]) -> None:
     results = [make(seed=2, mIoU=0.21), make(seed=0, mIoU=0.19), make(seed=1, mIoU=0.23)]
     cell = compare(table, results, paper).cells[1][0]
     (entry,) = cell.entries
@@ -33,45 +39,15 @@ def test_mean_spread_and_difference(table: TableSpec, paper: PaperTable, make: C
     assert value.verdict is Verdict.WITHIN_NOISE
 
 
-@pytest.mark.parametrize(
-    ("values", "verdict"),
-    [
-        ([0.2], Verdict.REPRODUCED),
-        ([0.205], Verdict.REPRODUCED),
-        ([0.206], Verdict.ABOVE),
-        ([0.194], Verdict.BELOW),
-        ([0.18, 0.20], Verdict.WITHIN_NOISE),
-        ([0.180, 0.181], Verdict.BELOW),
-        ([0.3, 0.301], Verdict.ABOVE),
-        ([math.nan], Verdict.NOT_COMPARABLE),
-        ([0.2, math.nan], Verdict.NOT_COMPARABLE),
-    ],
-)
-def test_verdicts(
-    table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult], values: list[float], verdict: Verdict
-) -> None:
-    comparison = compare(table, [make(seed=seed, mIoU=value) for seed, value in enumerate(values)], paper)
-    assert comparison.cells[1][0].entries[0].metrics["mIoU"].verdict is verdict
-
-
-@given(st.floats(-50, 50), st.floats(0, 10), st.integers(2, 10))
-def test_a_verdict_has_the_sign_of_the_difference_and_noise_only_softens(gap: float, spread: float, n: int) -> None:
-    numbers = PaperTable("t", "", "", 1, 0.5, 2.0, {})
-    alone, among = _verdict(gap, None, 1, numbers), _verdict(gap, spread, n, numbers)
-    assert alone is (Verdict.REPRODUCED if abs(gap) <= 0.5 + 1e-9 else Verdict.BELOW if gap < 0 else Verdict.ABOVE)
-    assert among in (alone, Verdict.WITHIN_NOISE)
-    assert (among is Verdict.WITHIN_NOISE) == (abs(gap) > 0.5 + 1e-9 and abs(gap) <= 2 * spread * math.sqrt(1 + 1 / n))
-
-
 @pytest.mark.parametrize("change", [{"synthetic": True}, {"preset": "tiny"}, {"synthetic": True, "preset": "tiny"}])
 def test_synthetic_rooms_and_presets_never_get_a_verdict(
-    table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult], change: dict
+    table: TableSpec, paper: PaperTable, make: Callable[..., Made], change: dict
 ) -> None:
     comparison = compare(table, [make(column=column, **change) for column in ("one", "two")], paper)
-    assert comparison.tally() == {Verdict.NOT_COMPARABLE: 4}
+    assert comparison.tally() == {Verdict.NOT_COMPARABLE: 4, Verdict.NOT_RUN: 4}
     assert all(value.difference is None for entry in comparison.entries for value in entry.metrics.values())
     assert comparison.synthetic is bool(change.get("synthetic"))
-    assert len(comparison.reasons) == 1
+    assert len({entry.why_not_comparable for entry in comparison.entries}) == 1
 
 
 @pytest.mark.parametrize(
@@ -87,7 +63,7 @@ def test_synthetic_rooms_and_presets_never_get_a_verdict(
     ],
 )
 def test_only_like_is_averaged_with_like(
-    table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult], change: dict
+    table: TableSpec, paper: PaperTable, make: Callable[..., Made], change: dict
 ) -> None:
     results = [make(seed=0, mIoU=0.2), make(seed=1, mIoU=0.4, **change)]
     cell = compare(table, results, paper).cells[1][0]
@@ -95,76 +71,181 @@ def test_only_like_is_averaged_with_like(
     assert [entry.seeds for entry in cell.entries] in ([(0,), (1,)], [(1,), (0,)])
 
 
-def test_protocols_are_named(table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult]) -> None:
+def test_protocols_are_named(table: TableSpec, paper: PaperTable, make: Callable[..., Made]) -> None:
     comparison = compare(table, [make(), make(resolution="points")], paper)
     assert [use.label for use in comparison.protocols] == ["A", "B"]
     assert "scored on points" in comparison.protocols[0].description
     assert [_letter(number) for number in (0, 25, 26, 52)] == ["A", "Z", "A1", "A2"]
 
 
-def test_what_was_not_run_is_blank(table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult]) -> None:
+def test_what_was_not_run_is_blank(table: TableSpec, paper: PaperTable, make: Callable[..., Made]) -> None:
     comparison = compare(table, [make(row="floor", seed=3)], paper)
     assert comparison.coverage() == "1 of 4 cells run, seed 3"
     assert comparison.cells[1][1].entries == ()
     assert comparison.cells[1][1].paper["mIoU"].value == 40.0
     assert comparison.cells[0][0].entries[0].metrics["mIoU"].verdict is Verdict.NO_PAPER_VALUE
+    assert comparison.tally()[Verdict.NOT_RUN] == 6
     assert compare(table, [], None).coverage() == "0 of 4 cells run, no seeds"
 
 
-def test_folds_and_other_tables_stay_out(
-    table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult]
-) -> None:
-    results = [make(fold="Area_1"), make(table="table9"), make(row="stranger")]
-    comparison = compare(table, results, paper)
+def test_folds_stay_out_and_strangers_are_named(table: TableSpec, paper: PaperTable, make: Callable[..., Made]) -> None:
+    comparison = compare(table, [make(fold="Area_1"), make(row="stranger")], paper)
     assert comparison.cells_run == 0
     assert comparison.unused == ("tiny/stranger/one",)
 
 
-def test_a_seed_counts_once_and_doubts_are_said(
-    table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult]
-) -> None:
+def test_a_seed_counts_once_and_doubts_are_said(table: TableSpec, paper: PaperTable, make: Callable[..., Made]) -> None:
     first = make(mIoU=0.1)
-    later = make(mIoU=0.3, ended=first.provenance.ended + timedelta(days=1))
+    later = make(mIoU=0.3, ended=first.result.provenance.ended + timedelta(days=1))
     other = make(seed=1, mIoU=0.3, git_commit="d" * 40, git_dirty=True)
     (entry,) = compare(table, [later, first, other], paper).cells[1][0].entries
     assert entry.metrics["mIoU"].values == pytest.approx((30.0, 30.0))
     assert [warning.split(" ")[0] for warning in entry.warnings] == ["1", "the", "run"]
 
 
-def test_a_missing_metric_is_an_error(table: TableSpec, paper: PaperTable, make: Callable[..., SemanticResult]) -> None:
-    with pytest.raises(InputError, match=r"method/one, seed 0, has no 'mAcc'"):
+def test_a_missing_metric_is_an_error(table: TableSpec, paper: PaperTable, make: Callable[..., Made]) -> None:
+    with pytest.raises(InputError, match=r"tiny/method/one, seed 0, has no 'mAcc'"):
         compare(table, [make(metrics={"mIoU": 0.5})], paper)
 
 
-def test_the_papers_table_1_is_complete() -> None:
-    paper = load_paper_table("table1")
-    columns = ("scannet", "scannet200", "s3dis-area5", "s3dis-6fold")
-    rows = ("spunet-scratch", "pc", "csc", "msc", "gaussiancross")
-    ids = {f"table1/{row}/{column}/{metric}" for row in rows for column in columns for metric in ("mIoU", "mAcc")}
-    assert set(paper.cells) == ids
-    spec = TableSpec.of(load_table("table1"))
-    assert {column.id for column in spec.columns} == set(columns)
-    assert {"spunet-scratch", "gaussiancross"} <= {row.id for row in spec.rows}
-    by_row = {row: sum(value.value for key, value in paper.cells.items() if key.split("/")[1] == row) for row in rows}
-    # sums of the printed rows, added up by hand from the paper
-    printed = {"spunet-scratch": 502.4, "pc": 77.4, "csc": 147.9, "msc": 169.6, "gaussiancross": 223.3}
-    assert by_row == pytest.approx(printed)
+def test_one_seed_is_said(table: TableSpec, paper: PaperTable, make: Callable[..., Made]) -> None:
+    (alone,) = compare(table, [make()], paper).cells[1][0].entries
+    assert ONE_SEED in alone.warnings
+    assert alone.metrics["mIoU"].spread is None
+    (pair,) = compare(table, [make(seed=0), make(seed=1)], paper).cells[1][0].entries
+    assert ONE_SEED not in pair.warnings
+
+
+def test_another_protocol_than_the_tables_is_not_comparable(
+    table: TableSpec, paper: PaperTable, make: Callable[..., Made]
+) -> None:
+    def departs(found: Any) -> Departures:
+        other = found.result.protocol.inference == "tta"
+        return Departures(("evaluation.inference is tta, not single-pass",) if other else (), ("optimizer.lr",))
+
+    comparison = compare(table, [make(), make(column="two", inference="tta", mIoU=0.4)], paper, departures=departs)
+    same, other = (cell.entries[0] for cell in comparison.cells[1])
+    assert same.metrics["mIoU"].verdict is Verdict.REPRODUCED
+    assert "optimizer.lr" in same.warnings
+    assert other.metrics["mIoU"].verdict is Verdict.NOT_COMPARABLE
+    assert "evaluation.inference is tta, not single-pass" in other.why_not_comparable
+
+
+def test_an_interval_over_scenes_reaches_the_verdict(
+    table: TableSpec, paper: PaperTable, make: Callable[..., Made]
+) -> None:
+    def bootstrap(results: Sequence[Any]) -> Mapping[str, tuple[float, float]]:
+        return {"mIoU": (0.19, 0.27)}
+
+    results = [make(mIoU=0.23)]
+    with_it = compare(table, results, paper, bootstrap=bootstrap).cells[1][0].entries[0].metrics
+    assert with_it["mIoU"].interval == pytest.approx((19.0, 27.0))
+    assert (with_it["mIoU"].verdict, with_it["mAcc"].verdict) == (Verdict.WITHIN_NOISE, Verdict.ABOVE)
+    without = compare(table, results, paper).cells[1][0].entries[0].metrics
+    assert (without["mIoU"].verdict, without["mIoU"].interval) == (Verdict.ABOVE, None)
+
+
+def wide() -> TableSpec:
+    columns = (
+        ColumnSpec("one", "One"),
+        ColumnSpec("two", "Two", folds=6),
+        ColumnSpec("mean", "Mean", kind="mean", of=("one", "two")),
+        ColumnSpec("before", "Before", ("PSNR", "memory", "seconds"), "pretraining", rows=("method",)),
+    )
+    rows = (RowSpec("method", "Method"), RowSpec("other", "Other"), RowSpec("printed", "Printed", runs=False))
+    return TableSpec("wide", "A wide table", rows, columns, ("mIoU", "mAcc"))
+
+
+def test_a_mean_is_over_the_seeds_that_all_its_columns_have() -> None:
+    paper = paper_table("wide", {"method/mean/mIoU": 30.0})
+    results = [made_result(mIoU=0.2), made_result(seed=1, mIoU=0.22), made_result(column="two", seed=1, mIoU=0.38)]
+    (entry,) = compare(wide(), results, paper).cells[0][2].entries
+    assert (entry.seeds, entry.label) == ((1,), "A+A")
+    assert entry.metrics["mIoU"].mean == pytest.approx(30.0)
+    assert entry.metrics["mIoU"].verdict is Verdict.REPRODUCED
+    assert entry.warnings == ("without seed 0, which a column lacks", ONE_SEED)
+    assert [part.seeds for part in entry.parts] == [(0, 1), (1,)]
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("results", "blank"),
     [
-        (("unit: percent", "unit: metre"), "unit percent"),
-        (("cells:", "surprise: 1\ncells:"), "exactly the keys"),
-        (("value: 5.6", "value: five"), "not a number"),
-        (("table1/pc/scannet/mIoU", "table1/csc/scannet/mIoU"), "stands twice"),
+        ([], "not run"),
+        ([made_result()], "needs Two"),
+        ([made_result(seed=0), made_result(column="two", seed=1)], "its columns share no seed and protocol"),
+        ([made_result(), made_result(column="two", resolution="points")], "its columns share no seed and protocol"),
+        ([made_result(), made_result(column="two", preset="tiny")], "its columns share no seed and protocol"),
+        (
+            [made_result(), made_result(recipe_hash="4567"), made_result(column="two")],
+            "its columns share no seed and protocol",
+        ),
     ],
 )
-def test_a_broken_paper_file_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], message: str
+def test_a_mean_that_lacks_a_part_is_blank(results: list[Made], blank: str) -> None:
+    cell = compare(wide(), results, None).cells[0][2]
+    assert (cell.entries, cell.blank) == ((), blank)
+
+
+def test_a_mean_of_synthetic_columns_gets_no_verdict() -> None:
+    results = [made_result(synthetic=True), made_result(column="two", synthetic=True)]
+    paper = paper_table("wide", {"method/mean/mIoU": 20.0})
+    (entry,) = compare(wide(), results, paper).cells[0][2].entries
+    assert entry.metrics["mIoU"].verdict is Verdict.NOT_COMPARABLE
+
+
+def test_a_cell_without_all_of_its_folds_is_blank() -> None:
+    areas = {f"Area_{number}": {"mIoU": 0.4} for number in range(1, 7)}
+    whole = compare(wide(), [made_result(column="two", folds=areas)], None).cells[0][1]
+    assert len(whole.entries) == 1
+    areas.pop("Area_3")
+    partial = compare(wide(), [made_result(column="two", folds=areas)], None).cells[0][1]
+    assert (partial.entries, partial.blank) == ((), "5 of 6 folds")
+
+
+def test_a_pre_training_has_the_numbers_of_the_papers_tables() -> None:
+    paper = paper_table("wide", {"method/before/PSNR": 21.3, "method/before/memory": 2048.0})
+    results = [made_pretraining(seed=0, psnr=21.0), made_pretraining(seed=1, psnr=22.0)]
+    (entry,) = compare(wide(), results, paper).cells[0][3].entries
+    assert (entry.label, entry.seeds) == ("", (0, 1))
+    assert entry.metrics["PSNR"].values == (21.0, 22.0)
+    assert entry.metrics["PSNR"].verdict is Verdict.REPRODUCED
+    assert entry.metrics["memory"].mean == pytest.approx(2048.4)
+    assert entry.metrics["seconds"].mean == pytest.approx(0.1234)
+    verdicts = {entry.metrics[metric].verdict for metric in ("memory", "seconds")}
+    assert verdicts == {Verdict.NOT_COMPARABLE}
+    assert len(compare(wide(), [results[0], made_pretraining(seed=1, recipe_hash="99")], None).entries) == 2
+
+
+def test_cells_that_cannot_be_run_are_not_counted() -> None:
+    comparison = compare(wide(), [made_result()], None)
+    assert comparison.coverage() == "1 of 7 cells run, seed 0"
+    assert comparison.tally()[Verdict.NOT_RUN] == 2 + 2 + 3 + 6
+    assert not comparison.cells[1][3].exists
+    misplaced = compare(wide(), [made_pretraining(row="other"), made_result(column="mean")], None)
+    assert misplaced.unused == ("wide/method/mean", "wide/other/before")
+
+
+@pytest.mark.parametrize("found", [made_result(column="before"), made_pretraining(column="one")])
+def test_a_result_of_another_kind_than_its_column_is_refused(found: Made) -> None:
+    with pytest.raises(InputError, match=f"wide/method/{found.column}, seed 0: a result of kind"):
+        compare(wide(), [found], None)
+
+
+def test_a_table_of_the_recipes_is_read_whole() -> None:
+    spec = TableSpec.of(load_table("table6"))
+    kinds = {column.id: column.kind for column in spec.columns}
+    assert kinds == {"scannet": "trained", "scannet200": "trained", "average": "mean", "pretraining": "pretraining"}
+    assert spec.all_metrics == ("mIoU", "PSNR", "memory", "seconds")
+    assert replace(spec, columns=()).all_metrics == ()
+    folds = {column.id: column.folds for column in TableSpec.of(load_table("table3")).columns}
+    assert folds["s3dis-6fold"] == 6
+
+
+def test_seeds_that_depart_differently_are_not_averaged(
+    table: TableSpec, paper: PaperTable, make: Callable[..., Made]
 ) -> None:
-    text = paper_module.resource_path("reports", "paper", "table1.yaml").read_text()
-    (tmp_path / "table1.yaml").write_text(text.replace(*change))
-    monkeypatch.setattr(paper_module, "resource_path", lambda *parts: tmp_path / parts[-1])
-    with pytest.raises(DataError, match=message):
-        load_paper_table("table1")
+    def departs(found: Any) -> Departures:
+        return Departures(("pre-training: schedule.epochs is 3, not 1200",) if found.seed else ())
+
+    entries = compare(table, [make(seed=0), make(seed=1)], paper, departures=departs).cells[1][0].entries
+    assert [(entry.seeds, bool(entry.why_not_comparable)) for entry in entries] == [((0,), False), ((1,), True)]

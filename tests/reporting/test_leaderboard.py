@@ -35,6 +35,7 @@ from gcbench.reporting.paper import load_paper_table
 from gcbench.runs.evaluations import EvaluationRecord, protocol_fingerprint
 from gcbench.runs.results import SemanticResult
 from gcbench.runs.schema import split_hash
+from tests.reporting.made_up import made_result
 
 POINTS = Stated("points", "single-pass")
 VAL = [f"scene{number:04d}_00" for number in range(312)]
@@ -257,10 +258,9 @@ def test_several_seeds_bring_their_spread(boards: Path, write: Write) -> None:
     assert (score.std, score.seeds, score.span) == (1.0, 2, (69.0, 71.0))
 
 
-def test_a_result_of_our_own_run_knows_its_protocol(
-    tmp_path: Path, boards: Path, make: Callable[..., SemanticResult]
-) -> None:
-    result = make(row="gaussiancross", mIoU=0.5)
+def test_a_result_of_our_own_run_knows_its_protocol(tmp_path: Path, boards: Path) -> None:
+    result = made_result(mIoU=0.5).result
+    assert isinstance(result, SemanticResult)
     scenes = dict.fromkeys(VAL, result.scenes["scene"])
     path = tmp_path / "result.json"
     path.write_text(result.model_copy(update={"scenes": scenes}).model_dump_json())
