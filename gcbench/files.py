@@ -47,13 +47,18 @@ def write_atomic(path: Path, content: bytes | memoryview | str) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def short_sha256(path: Path) -> str:
-    """First 16 hex digits of a file's SHA-256."""
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, 64 hex digits."""
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        digest = hashlib.sha256()
         while chunk := stream.read(1 << 22):
             digest.update(chunk)
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
+
+
+def short_sha256(path: Path) -> str:
+    """First 16 hex digits of a file's SHA-256."""
+    return sha256(path)[:16]
 
 
 def remove_leftovers(folder: Path) -> int:

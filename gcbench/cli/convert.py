@@ -102,7 +102,8 @@ def _sizes(name: str) -> Encoder | None:
 def _check(folder: Path) -> None:
     from rich.console import Console
 
-    from gcbench.protocols.convert import TOLERANCE, load_converted, verify_certificate
+    from gcbench.protocols.convert import load_converted, verify_certificate
+    from gcbench.protocols.golden import TOLERANCE
 
     encoder, certificate = load_converted(folder)
     differences = verify_certificate(encoder, certificate)

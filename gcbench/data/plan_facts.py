@@ -93,6 +93,7 @@ class DatasetPlan(_Facts):
     title: str
     layout: Literal["scannet", "s3dis"]
     licence: str
+    hub_dataset: str
     source: str
     tables: dict[str, str]
     steps: list[Step]

@@ -1,60 +1,31 @@
-"""Converting a checkpoint into an exported encoder, with a certificate of what was taken and what it computes.
-
-The golden features are those of fixed voxels, made by a formula of whole numbers: every machine has the same input, so
-every machine can check that it has the same encoder.
-"""
+"""Converting a checkpoint into an exported encoder, with a certificate of what was taken and what it computes."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
 
 from gcbench.errors import DataError, InputError
-from gcbench.files import write_atomic
+from gcbench.files import sha256, write_atomic
 from gcbench.models.sparse_unet import SparseUNet
 from gcbench.models.weights import Match, few, match_encoder, read_checkpoint
-from gcbench.protocols.encoders import build_encoder, export_encoder, load_encoder
+from gcbench.protocols.encoder_files import open_encoder
+from gcbench.protocols.encoders import build_encoder, export_encoder, read_encoder
+from gcbench.protocols.golden import GoldenFeatures, compare_golden, golden_features
 from gcbench.recipe.schema import Encoder
 from gcbench.runs.provenance import library_versions
-from gcbench.structures import PointBatch
 
 CERTIFICATE = "certificate.json"
 MIN_SHARE = 0.95  # below, the encoder would be more of a random start than of the file
-TOLERANCE = 1e-4  # of the largest value; float32 sums in another order differ by about 1e-6
 _FILES = {"config.json", "model.safetensors", CERTIFICATE}
-_SHOWN = 8
-
-
-@dataclass(frozen=True)
-class GoldenFeatures:
-    """What an encoder computes on the fixed voxels, in evaluation mode, on the CPU.
-
-    Attributes:
-        voxels: number of voxels, N.
-        channels: of a feature, F.
-        mean: [F], over the voxels.
-        std: [F], over the voxels.
-        rows: [8, 8], first channels of the first voxels.
-        digest: SHA-256 of all features, rounded to `TOLERANCE` of the largest. Equal digests mean equal features;
-            other processors round elsewhere, so unequal ones mean nothing.
-    """
-
-    voxels: int
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    rows: tuple[tuple[float, ...], ...]
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -90,65 +61,9 @@ class Certificate:
     versions: Mapping[str, str]
 
 
-def golden_voxels(in_channels: int) -> PointBatch:
-    """An uneven floor of 32 x 32 voxels and a wall of 16 on one side: 1536 voxels, features in [-1, 1]."""
-    x, y = (axis.flatten() for axis in torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij"))
-    floor = torch.stack((x, y, 4 + (x * x + 3 * y) % 7 // 2), dim=1)
-    y, z = (axis.flatten() for axis in torch.meshgrid(torch.arange(32), torch.arange(8, 24), indexing="ij"))
-    cells = torch.cat((floor, torch.stack((torch.zeros_like(y), y, z), dim=1)))
-    steps = (cells * torch.tensor([7, 13, 29])).sum(dim=1, keepdim=True) + 17 * torch.arange(in_channels)
-    feat = (steps % 256).double() / 127.5 - 1
-    return PointBatch(cells.float() * 0.02, cells.int(), feat.float(), torch.tensor([len(cells)]))
-
-
-def golden_features(encoder: SparseUNet) -> GoldenFeatures:
-    """Compute the golden features.
-
-    Raises:
-        InputError: a feature is not finite.
-    """
-    training, in_channels = encoder.training, encoder.state_dict()["conv_input.0.weight"].shape[-1]
-    try:
-        with torch.no_grad():
-            features: Tensor = encoder.eval()(golden_voxels(in_channels)).double()
-    finally:
-        encoder.train(training)
-    if not bool(torch.isfinite(features).all()):
-        raise InputError(
-            "The encoder's features are not finite, although its weights are.",
-            "Its batch-norm statistics may be broken (a negative variance); take another checkpoint.",
-        )
-    unit = TOLERANCE * max(float(features.abs().max()), torch.finfo(torch.float32).tiny)
-    std, mean = torch.std_mean(features, dim=0, correction=0)
-    return GoldenFeatures(
-        voxels=len(features),
-        channels=features.shape[1],
-        mean=tuple(mean.tolist()),
-        std=tuple(std.tolist()),
-        rows=tuple(tuple(row) for row in features[:_SHOWN, :_SHOWN].tolist()),
-        digest=hashlib.sha256((features / unit).round().int().numpy().astype("<i4").tobytes()).hexdigest(),
-    )
-
-
 def verify_certificate(encoder: SparseUNet, certificate: Certificate) -> list[str]:
     """Compute the golden features again and say what differs; empty when the encoder is the certified one."""
-    now, then = golden_features(encoder), certificate.golden
-    if (now.voxels, now.channels) != (then.voxels, then.channels):
-        return [f"{now.voxels} x {now.channels} features, the certificate has {then.voxels} x {then.channels}"]
-    if now.digest == then.digest:
-        return []
-    tables = (("mean", now.mean, then.mean), ("standard deviation", now.std, then.std))
-    found = [_difference(f"{word} of a channel", [here], [there]) for word, here, there in tables]
-    found.append(_difference("first features", now.rows, then.rows))
-    return [line for line in found if line]
-
-
-def _difference(what: str, now: Sequence[Sequence[float]], then: Sequence[Sequence[float]]) -> str:
-    here, there = (torch.tensor(values, dtype=torch.float64) for values in (now, then))
-    if here.shape != there.shape:
-        return f"{what}: {list(there.shape)} values in the certificate, {list(here.shape)} computed"
-    error = float((here - there).abs().max() / there.abs().max().clamp_min(torch.finfo(torch.float32).tiny))
-    return f"{what}: off by {error:.1e} of the largest, {TOLERANCE:.0e} is allowed" if not error <= TOLERANCE else ""
+    return [difference.text for difference in compare_golden(golden_features(encoder), certificate.golden)]
 
 
 def convert(
@@ -191,7 +106,7 @@ def convert(
     encoder.load_state_dict(dict(match.state), strict=False)
     certificate = Certificate(
         file=path.name,
-        file_sha256=_sha256(path),
+        file_sha256=sha256(path),
         epoch=checkpoint.epoch,
         prefix=match.prefix,
         layout=match.layout,
@@ -211,23 +126,26 @@ def load_converted(folder: Path) -> tuple[SparseUNet, Certificate]:
     """A converted encoder and its certificate.
 
     Raises:
+        InputError: it is no encoder's folder.
         DataError: a file is missing or broken.
     """
-    certificate = folder / CERTIFICATE
+    certificate = load_certificate(folder)
+    return read_encoder(open_encoder(folder)), certificate
+
+
+def load_certificate(folder: Path) -> Certificate:
+    """The certificate of a converted encoder.
+
+    Raises:
+        DataError: there is none, or it is broken.
+    """
     try:
-        sizes = json.loads((folder / "config.json").read_bytes())
-        if not isinstance(sizes, dict):
-            raise DataError(f"{folder / 'config.json'} is not a JSON object.", "Convert the checkpoint again.")
-        sizes = {key: value for key, value in sizes.items() if key in Encoder.model_fields}
-        encoder = build_encoder(Encoder.model_validate_json(json.dumps(sizes)))
-        content = TypeAdapter(Certificate).validate_json(certificate.read_bytes())
-    except (OSError, ValidationError, json.JSONDecodeError) as error:
+        return TypeAdapter(Certificate).validate_json((folder / CERTIFICATE).read_bytes())
+    except (OSError, ValidationError) as error:
         first_line = next(iter(str(error).splitlines()), "")
         raise DataError(
             f"{folder} is not a converted encoder ({first_line}).", "Make one with: gcbench convert FILE OUT"
         ) from error
-    load_encoder(encoder, folder / "model.safetensors")
-    return encoder, content
 
 
 def _check_target(out: Path, force: bool) -> None:
@@ -263,11 +181,3 @@ def _write(encoder: SparseUNet, sizes: Encoder, certificate: Certificate, out: P
         unfinished.rename(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()

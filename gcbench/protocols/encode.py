@@ -20,17 +20,13 @@ from gcbench.files import short_sha256, write_atomic
 from gcbench.models.pointgroup import PointGroup
 from gcbench.models.segmentation import Segmenter
 from gcbench.models.sparse_unet import SparseUNet
-from gcbench.protocols.encoder_files import open_encoder
-from gcbench.protocols.encoders import build_encoder, load_encoder
+from gcbench.protocols.encoder_files import DEFAULT_RECIPE, default_grid_size, open_encoder
+from gcbench.protocols.encoders import read_encoder
 from gcbench.protocols.instance import InstanceInference
 from gcbench.protocols.semantic_inference import nearest_voxel
 from gcbench.protocols.trained_models import ModelConfig, load_model, model_file
-from gcbench.recipe.loader import load_recipe
-from gcbench.recipe.schema import PretrainRecipe
 from gcbench.scoring.protocols import load_protocol
 from gcbench.structures import Float32Array, Scene
-
-_DEFAULT = "pretrain/gaussiancross"  # whose voxels an encoder takes that does not say which it was trained on
 
 
 @dataclass(frozen=True)
@@ -66,9 +62,7 @@ def load_any_encoder(model: Path, grid_size: float | None = None) -> LoadedEncod
         trained, config = load_model(file)
         return _loaded(trained.encoder, grid_size, config.grid_size, file)
     folder = open_encoder(model)
-    encoder = build_encoder(folder.sizes)
-    load_encoder(encoder, folder.weights)
-    return _loaded(encoder, grid_size, folder.grid_size, folder.weights)
+    return _loaded(read_encoder(folder), grid_size, folder.grid_size, folder.weights)
 
 
 def _loaded(encoder: SparseUNet, asked: float | None, said: float | None, weights: Path) -> LoadedEncoder:
@@ -77,9 +71,7 @@ def _loaded(encoder: SparseUNet, asked: float | None, said: float | None, weight
     elif said is not None:
         size, why = said, "as it was trained"
     else:
-        recipe = load_recipe(_DEFAULT).recipe
-        assert isinstance(recipe, PretrainRecipe)
-        size, why = recipe.data.grid_size, f"of {_DEFAULT}, as the encoder does not say"
+        size, why = default_grid_size(), f"of {DEFAULT_RECIPE}, as the encoder does not say"
     return LoadedEncoder(encoder.eval(), size, why, weights)
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from pydantic import ValidationError
 
 from gcbench.errors import InputError
-from gcbench.recipe.schema import Encoder
+from gcbench.recipe.loader import load_recipe
+from gcbench.recipe.schema import Encoder, PretrainRecipe
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+DEFAULT_RECIPE = "pretrain/gaussiancross"  # whose voxels an encoder takes that does not say which it was trained on
+
+ModelKind: TypeAlias = Literal["encoder", "segmenter", "instance-segmenter", "pretrainer"]
 
 
 @dataclass(frozen=True)
@@ -76,3 +81,10 @@ def open_encoder(folder: Path) -> EncoderFolder:
     if not (grid_size is None or (isinstance(grid_size, float) and grid_size > 0)):
         raise InputError(f"{config}: 'grid_size' is {grid_size!r}, not a length in metres.", "Export it again.")
     return EncoderFolder(weights, found, grid_size)
+
+
+def default_grid_size() -> float:
+    """The voxel edge of an encoder that does not say its own, metres."""
+    recipe = load_recipe(DEFAULT_RECIPE).recipe
+    assert isinstance(recipe, PretrainRecipe)
+    return recipe.data.grid_size

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from gcbench.errors import DataError
 from gcbench.files import write_atomic
 from gcbench.models.sparse_unet import SparseUNet
+from gcbench.protocols.encoder_files import EncoderFolder
+from gcbench.protocols.weight_files import open_model
 from gcbench.recipe.schema import Encoder
 from gcbench.training.checkpoint import save_weights
 
@@ -36,6 +38,16 @@ def export_encoder(encoder: SparseUNet, sizes: Encoder, folder: Path, origin: Ma
     write_atomic(folder / "config.json", text)
     save_weights(folder / "model.safetensors", encoder.state_dict(), {"format": "pt"})
     return folder / "model.safetensors"
+
+
+def read_encoder(folder: EncoderFolder) -> SparseUNet:
+    """The encoder of a folder, in eval mode on the CPU.
+
+    Raises:
+        DataError: its weights cannot be read, or do not fit its sizes.
+    """
+    way_out = "Export or download it again."
+    return open_model(lambda: build_encoder(folder.sizes), folder.weights, way_out=way_out)
 
 
 def load_encoder(encoder: SparseUNet, weights: Path) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from gcbench.data.storage import PreparedDataset
+from gcbench.files import short_sha256
 from gcbench.models.segmentation import EncoderState
 from gcbench.protocols.downstream import Training
 from gcbench.protocols.jobs import InstanceJob, JobRecipe, SegmentationJob, SemanticJob
 from gcbench.protocols.trained_models import CHECKPOINTS
-from gcbench.recipe.schema import InstanceRecipe, SemanticRecipe
+from gcbench.recipe.schema import Checkpoint, InstanceRecipe, SemanticRecipe
 from gcbench.runs.provenance import collect_provenance
-from gcbench.runs.results import EncoderHashes, InstanceResult, Protocol, Provenance, SemanticResult
+from gcbench.runs.results import CheckpointScore, EncoderHashes, InstanceResult, Protocol, Provenance, SemanticResult
 from gcbench.runs.schema import split_hash
 from gcbench.scoring.instance import InstanceMetrics
 from gcbench.scoring.protocols import Protocol as ScoringProtocol
@@ -122,6 +123,12 @@ def _measured(job: SegmentationJob, training: Training[Any], protocol: ScoringPr
     }
 
 
+def _scored(training: Training[Any], checkpoint: Checkpoint) -> CheckpointScore | None:
+    """What a kept model scored, and the hash of its file."""
+    score = training.kept.score(checkpoint)
+    return score and score.model_copy(update={"sha256": short_sha256(training.kept.file(checkpoint))})
+
+
 def _common(
     job: SegmentationJob, training: Training[Any], undefined: Sequence[str], started: datetime, encoder: EncoderState
 ) -> dict[str, Any]:
@@ -132,7 +139,7 @@ def _common(
         notes.append(f"trained on the data-efficient set {job.limit}")
     if job.encoder_key is not None and job.encoder_key.startswith("given:"):
         notes.append(f"encoder given, not pre-trained here: SHA-256 {job.encoder_key.removeprefix('given:')}")
-    kept = {name: training.kept.score(name) for name in CHECKPOINTS}
+    kept = {name: _scored(training, name) for name in CHECKPOINTS}
     return {
         "table": job.table,
         "row": job.row,

@@ -21,11 +21,13 @@ from gcbench.errors import DataError, InputError
 from gcbench.models.pointgroup import PointGroup
 from gcbench.models.segmentation import Segmenter
 from gcbench.protocols.encoders import build_encoder
+from gcbench.protocols.weight_files import open_model
 from gcbench.recipe.schema import Checkpoint, Encoder, Grouping
 from gcbench.runs.results import CheckpointScore, Result, load_result
 from gcbench.training.checkpoint import save_weights
 
 CHECKPOINTS: tuple[Checkpoint, ...] = ("last", "best")
+MODEL_TYPE = "gcbench-segmentation"
 _CONFIG = "config"
 
 
@@ -87,7 +89,7 @@ class KeptModels:
         """Write a model."""
         score = CheckpointScore(step=step, metrics=dict(metrics))
         config = self.config.model_copy(update={"checkpoint": checkpoint, "score": score})
-        save_weights(self.file(checkpoint), model.state_dict(), {"format": "pt", _CONFIG: config.model_dump_json()})
+        save_model(self.file(checkpoint), model, config)
 
     def offer(self, model: nn.Module, step: int, metrics: Mapping[str, float]) -> bool:
         """Keep a model as the best if it is better than all before it; returns whether it is, or is that one again."""
@@ -96,6 +98,11 @@ class KeptModels:
             return False
         self.keep("best", model, step, metrics)
         return True
+
+
+def save_model(file: Path, model: nn.Module, config: ModelConfig) -> None:
+    """Write a trained model and what it is."""
+    save_weights(file, model.state_dict(), {"format": "pt", _CONFIG: config.model_dump_json()})
 
 
 def _value(metrics: Mapping[str, float], name: str) -> float:
@@ -153,12 +160,14 @@ def load_model(file: Path) -> tuple[Segmenter | PointGroup, ModelConfig]:
         DataError: the weights do not fit what the file says of them.
     """
     config = read_config(file)
-    encoder, classes = build_encoder(config.encoder), len(load_label_set(config.label_set))
-    model: Segmenter | PointGroup = (
-        PointGroup(encoder, classes) if config.task == "instance" else Segmenter(encoder, classes, level=config.level)
-    )
-    load_weights(model, file)
-    return model.eval(), config
+
+    def build() -> Segmenter | PointGroup:
+        encoder, classes = build_encoder(config.encoder), len(load_label_set(config.label_set))
+        if config.task == "instance":
+            return PointGroup(encoder, classes)
+        return Segmenter(encoder, classes, level=config.level)
+
+    return open_model(build, file, way_out="Train the model again."), config
 
 
 def load_weights(model: nn.Module, file: Path) -> None:

@@ -159,10 +159,12 @@ class CheckpointScore(Strict):
     Attributes:
         step: after so many optimiser steps.
         metrics: by name, fractions.
+        sha256: first 16 hex digits of the SHA-256 of the model's file; None in the file itself.
     """
 
     step: Count
     metrics: dict[str, Number]
+    sha256: str | None = None
 
 
 class EncoderHashes(Strict):

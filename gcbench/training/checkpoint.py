@@ -27,8 +27,14 @@ _NAME = re.compile(r"^step-(\d{9})-([0-9a-f]{16})\.pt$")
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors as safetensors, atomically."""
+    write_atomic(path, weights_bytes(weights, metadata))
+
+
+def weights_bytes(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """What `save_weights` writes; the same for the same tensors."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    write_atomic(path, save(tensors, metadata=dict(metadata)))
+    content: bytes = save(tensors, metadata=dict(metadata))
+    return content
 
 
 @dataclass(frozen=True, order=True)

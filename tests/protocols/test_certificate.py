@@ -13,16 +13,9 @@ from torch import nn
 
 from gcbench.errors import DataError, InputError
 from gcbench.models.sparse_unet import SparseUNet
-from gcbench.protocols.convert import (
-    TOLERANCE,
-    Certificate,
-    convert,
-    golden_features,
-    golden_voxels,
-    load_converted,
-    verify_certificate,
-)
+from gcbench.protocols.convert import Certificate, convert, load_converted, verify_certificate
 from gcbench.protocols.encoders import build_encoder, load_encoder
+from gcbench.protocols.golden import TOLERANCE, golden_features, golden_voxels
 from gcbench.recipe.schema import Encoder
 
 SIZES = Encoder(in_channels=6, base_channels=8, channels=(8, 16, 24, 16), layers=(1, 2, 1, 1))
