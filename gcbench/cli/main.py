@@ -36,6 +36,8 @@ VERBS = {
     "evaluate": ("Score anyone's predictions, equal to the official scripts.", "gcbench.cli.evaluate"),
     "submission": ("Check and pack submissions to ScanNet's hidden test.", "gcbench.cli.submission"),
     "leaderboard": ("Show methods side by side, one protocol at a time; add results.", "gcbench.cli.leaderboard"),
+    "publish": ("Publish a model with its evidence on the Hugging Face Hub.", "gcbench.cli.publish"),
+    "verify": ("Check a published model: files, features, numbers.", "gcbench.cli.verify"),
     "doctor": ("Check the installation by running each engine once.", "gcbench.cli.doctor"),
 }
 DEBUG_VARIABLE = "GCBENCH_DEBUG"

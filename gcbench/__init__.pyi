@@ -1,0 +1,3 @@
+from gcbench.auto import AutoModel as AutoModel
+
+__version__: str

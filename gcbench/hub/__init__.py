@@ -1,0 +1,1 @@
+"""Publishing models on the Hugging Face Hub with their evidence, and checking what is published."""
