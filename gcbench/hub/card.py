@@ -60,7 +60,7 @@ def model_card(facts: ModelFacts) -> str:
         license="other" if judged else "mit",
         license_name=_LICENCE if judged else None,
         tags=["point-cloud", "3d", "sparse-convolution", "self-supervised", "gaussiancross", facts.kind],
-        eval_results=[_eval_result(facts.repo, one) for one in facts.measurements] if judged else None,
+        eval_results=[_eval_result(facts.repo, one) for one in facts.measurements if judged] or None,
     )
     body = _template().render(
         facts=facts,
