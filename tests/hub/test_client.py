@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import httpx2
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
@@ -69,8 +67,8 @@ def test_the_hub_says_how_long_to_wait() -> None:
         (answer(404), InputError, "no repository 'user/a' that you may see"),
         (answer(409), ConflictError, "Somebody else"),
         (answer(412), ConflictError, "Somebody else"),
-        (answer(418), RunError, "asking failed: 418 for hf_[*]+$"),
-        (ValueError(f"odd {TOKEN}"), RunError, "asking failed: odd hf_[*]+$"),
+        (answer(418), RunError, r"asking failed: 418 for hf_[*]{3} "),
+        (ValueError(f"odd {TOKEN}"), RunError, r"asking failed: odd hf_[*]{3} "),
     ],
 )
 def test_what_does_not_pass_is_said_at_once(error: Exception, kind: type[GcbenchError], message: str) -> None:
@@ -100,14 +98,14 @@ def test_tokens_are_blacked_out(text: str) -> None:
     assert "hf_***" in without_tokens(text) and TOKEN not in without_tokens(text)
 
 
-@pytest.mark.parametrize("repo", ["user/a", "a-b/c.d_e", "User1/X" * 1])
+@pytest.mark.parametrize("repo", ["user/a", "a-b/c.d_e", "User1/X"])
 def test_repositories(repo: str) -> None:
     assert check_repo(repo) == repo
 
 
 @pytest.mark.parametrize(
     "repo",
-    ["", "a", "a/b/c", "/a", "a/", "../a", "a/..", "a b/c", "a/b.git", "a--b/c", str(Path("/etc/x")), "a/" + "x" * 97],
+    ["", "a", "a/b/c", "/a", "a/", "../a", "a/..", "a b/c", "a/b.git", "a--b/c", "/etc/x", "a/" + "x" * 97],
 )
 def test_what_is_no_repository(repo: str) -> None:
     with pytest.raises(InputError, match="Its id is user/name"):
