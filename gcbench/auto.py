@@ -280,7 +280,6 @@ class AutoModel:
         Raises:
             InputError: there is no such model, or it is not one of gcbench; nothing of it was run.
             DataError: files are missing, broken or changed, golden features differ, or the Hub cannot be reached.
-            MissingExtraError: spconv is not installed.
         """
         place = Place(token, None if cache_dir is None else Path(cache_dir), local_files_only or _is_offline())
         local = Path(name).expanduser()

@@ -160,4 +160,5 @@ def _raise(what: str, repo: str, error: Exception, attempts: int) -> NoReturn:
     if name == "HFValidationError":
         raise InputError(f"'{repo}' is no repository of the Hugging Face Hub.", "Its id is user/name.") from None
     first = next(iter(without_tokens(str(error)).strip().splitlines()), name)
-    raise RunError(f"{what} failed: {first}", "Try again; if it stays so, look at https://status.huggingface.co") from None
+    way_out = "Try again; if it stays so, look at https://status.huggingface.co"
+    raise RunError(f"{what} failed: {first}", way_out) from None

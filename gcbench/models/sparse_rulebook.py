@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gcbench.errors import InputError, require
+from gcbench.errors import InputError
 from gcbench.models import sparse_rulebook_kernels as kernels
 from gcbench.structures import Int32Array, Int64Array
 
@@ -130,9 +130,11 @@ def _submanifold(conv: Any, x: Any) -> Rulebook:
 
 
 def _strided(conv: Any, x: Any) -> Rulebook:
-    ops = require("spconv.pytorch.ops", "cpu", "sparse convolution")
     in_shape = tuple(x.spatial_shape)
-    out_shape = tuple(ops.get_conv_output_size(in_shape, conv.kernel_size, conv.stride, conv.padding, conv.dilation))
+    axes = zip(in_shape, conv.kernel_size, conv.stride, conv.padding, conv.dilation, strict=True)
+    out_shape = tuple(
+        (size + 2 * pad - dilated * (edge - 1) - 1) // step + 1 for size, edge, step, pad, dilated in axes
+    )
     settings = [np.array(v) for v in (out_shape, conv.kernel_size, conv.stride, conv.padding, conv.dilation)]
     indices = np.ascontiguousarray(x.indices.numpy())
     source, cells, counts = kernels.strided_cells(indices, *settings)

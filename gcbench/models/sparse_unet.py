@@ -9,6 +9,7 @@ Shape legend
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gcbench.errors import InputError, require
+from gcbench.errors import InputError
+from gcbench.models import sparse_modules
 from gcbench.models.sparse_cpu import convolve
 from gcbench.structures import PointBatch
 
@@ -28,9 +30,14 @@ T = TypeVar("T")
 
 
 def _spconv() -> Any:
-    extra = "cu126" if torch.version.cuda else "cpu"
+    """`spconv.pytorch`, or without it what the CPU path needs of it."""
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # spconv asks what torch now warns about
-    return require("spconv.pytorch", extra, "the sparse U-Net")
+    try:
+        return importlib.import_module("spconv.pytorch")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("spconv", "cumm"):
+            raise
+        return sparse_modules
 
 
 class _BatchNorm(nn.BatchNorm1d):
@@ -108,7 +115,6 @@ class SparseUNet(nn.Module):
 
     Raises:
         InputError: `channels` and `layers` do not fit each other.
-        MissingExtraError: spconv is not installed.
     """
 
     def __init__(

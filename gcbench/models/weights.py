@@ -139,7 +139,6 @@ def match_encoder(
     Raises:
         InputError: nothing of the network is there, its sizes or shapes differ, prefix or layout are not clear, or a
             value is not finite.
-        MissingExtraError: spconv is not installed.
     """
     prefix = _choose_prefix(checkpoint) if prefix is None else prefix
     named = {name: name[len(prefix) :] for name in checkpoint.tensors if name.startswith(prefix)}

@@ -62,6 +62,21 @@ print(sorted(heavy & set(sys.modules)))
     assert done.stdout.strip() == "[]"
 
 
+def test_without_spconv_the_features_are_the_same_to_the_bit(encoder: Path, tmp_path: Path) -> None:
+    """The base install: a model loads and computes on the CPU."""
+    for name, array in zip("abc", scene(), strict=True):
+        np.save(tmp_path / f"{name}.npy", array)
+    code = f"""
+import sys, numpy as np
+sys.modules["spconv"] = None
+from gcbench import AutoModel
+coord, color, normal = (np.load(f"{tmp_path}/{{name}}.npy") for name in "abc")
+np.save({str(tmp_path / "out.npy")!r}, AutoModel.from_pretrained({str(encoder)!r}).encode(coord, color, normal).numpy())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert np.array_equal(np.load(tmp_path / "out.npy"), AutoModel.from_pretrained(encoder).encode(*scene()).numpy())
+
+
 def test_features_are_those_of_encode(encoder: Path) -> None:
     coord, color, normal = scene()
     features = AutoModel.from_pretrained(encoder).encode(coord, color, normal)

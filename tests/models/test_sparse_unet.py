@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gcbench.errors import InputError, MissingExtraError
-from gcbench.models import sparse_unet
+from gcbench.models import sparse_modules
 from gcbench.models.sparse_unet import SparseUNet, reestimate_batchnorm
 from gcbench.structures import PointBatch
 
@@ -223,7 +224,32 @@ def test_bad_arguments_are_refused() -> None:
         tiny()(empty)
 
 
-def test_without_spconv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "spconv.pytorch", None)
-    with pytest.raises(MissingExtraError, match=r"gcbench\[cpu\]|gcbench\[cu126\]"):
-        sparse_unet.SparseUNet()
+@pytest.fixture
+def without_spconv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "spconv.pytorch", None)
+
+
+def test_without_spconv_it_is_the_same_network_to_the_bit(request: pytest.FixtureRequest) -> None:
+    batch = points(200)
+    torch.manual_seed(3)
+    first = tiny().train()
+    output = first(batch)
+    output.square().mean().backward()
+    request.getfixturevalue("without_spconv")
+    torch.manual_seed(3)
+    second = tiny().train()
+    assert type(second.conv_input[0]).__module__ == "gcbench.models.sparse_modules"
+    again = second(batch)
+    again.square().mean().backward()
+    assert torch.equal(again, output)
+    assert first.state_dict().keys() == second.state_dict().keys()
+    for one, two in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, two) and one.grad is not None and two.grad is not None
+        assert torch.equal(one.grad, two.grad)
+
+
+def test_without_spconv_another_device_names_the_extra(without_spconv: None) -> None:
+    batch = points(5)
+    tensor = sparse_modules.SparseConvTensor(batch.feat.to("meta"), batch.grid_coord, (99, 99, 99), 1)
+    with pytest.raises(MissingExtraError, match=r"gcbench\[cu126\]"):
+        tiny().conv_input[0](tensor)
