@@ -152,7 +152,11 @@ def _check_results(folder: Path, results: dict[str, AnyResult]) -> Check:
         if result.kind in ("semantic", "instance"):
             stored_metrics(result)
             scored += 1
-    return Check("results", "passed", f"{scored} of {len(files)} have scores, equal to those of their scenes' counts")
+    return Check(
+        "results",
+        "passed",
+        f"{len(files)} results; the scores of {scored}, computed again from their scenes, are equal",
+    )
 
 
 def _check_origin(folder: Path, results: dict[str, AnyResult], encoder: nn.Module) -> Check:

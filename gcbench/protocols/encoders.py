@@ -47,7 +47,8 @@ def read_encoder(folder: EncoderFolder) -> SparseUNet:
         DataError: its weights cannot be read, or do not fit its sizes.
     """
     way_out = "Export or download it again."
-    return open_model(lambda: build_encoder(folder.sizes), folder.weights, way_out=way_out)
+    blocks = sum(folder.sizes.layers)
+    return open_model(lambda: build_encoder(folder.sizes), folder.weights, blocks=blocks, way_out=way_out)
 
 
 def load_encoder(encoder: SparseUNet, weights: Path) -> None:

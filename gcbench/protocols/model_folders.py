@@ -193,5 +193,6 @@ def _pretrainer(folder: Path, content: Mapping[str, Any]) -> OpenedModel:
     def build() -> Pretrainer:
         return build_pretrainer(recipe, build_encoder(recipe.encoder), config.teacher_channels)
 
-    model = open_model(build, folder / WEIGHTS, way_out=way_out)
+    blocks = sum(recipe.encoder.layers)
+    model = open_model(build, folder / WEIGHTS, blocks=blocks, way_out=way_out)
     return OpenedModel(model, dict(content), recipe.data.grid_size, folder / WEIGHTS)

@@ -167,7 +167,8 @@ def load_model(file: Path) -> tuple[Segmenter | PointGroup, ModelConfig]:
             return PointGroup(encoder, classes)
         return Segmenter(encoder, classes, level=config.level)
 
-    return open_model(build, file, way_out="Train the model again."), config
+    blocks = sum(config.encoder.layers)
+    return open_model(build, file, blocks=blocks, way_out="Train the model again."), config
 
 
 def load_weights(model: nn.Module, file: Path) -> None:

@@ -17,12 +17,13 @@ from gcbench.models.weights import few
 _Model = TypeVar("_Model", bound=nn.Module)
 
 
-def open_model(build: Callable[[], _Model], file: Path, *, way_out: str) -> _Model:
+def open_model(build: Callable[[], _Model], file: Path, *, blocks: int, way_out: str) -> _Model:
     """Build a model without a start of its own, and take all of it from a file. On the CPU, in eval mode.
 
     Args:
         build: makes the model.
         file: its weights.
+        blocks: how many residual blocks `build` will make; a file without weights for them is refused before.
         way_out: what to do if they do not fit.
 
     Raises:
@@ -32,6 +33,8 @@ def open_model(build: Callable[[], _Model], file: Path, *, way_out: str) -> _Mod
         tensors = load(file.read_bytes())  # not mapped: whoever writes to the file later does not change the model
     except (OSError, SafetensorError) as error:
         raise DataError(f"{file} cannot be read as safetensors: {error}.", way_out) from error
+    if blocks > len(tensors):
+        raise DataError(f"{file} has {len(tensors)} tensors, too few for a network of {blocks:,} blocks.", way_out)
     with torch.device("meta"):
         model = build()
     wrong = _mistakes(model.state_dict(), tensors)

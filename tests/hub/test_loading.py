@@ -403,6 +403,14 @@ def test_broken_folders_are_named(encoder: Path, tmp_path: Path) -> None:
             AutoModel.from_pretrained(tmp_path / "bare" / message.replace(" ", "-"))
 
 
+def test_a_config_that_asks_for_a_huge_network_is_refused_before_it_is_built(encoder: Path, tmp_path: Path) -> None:
+    config = json.loads((encoder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "layers": [1, 10**9, 1, 1]}))
+    (tmp_path / "model.safetensors").write_bytes((encoder / "model.safetensors").read_bytes())
+    with pytest.raises(DataError, match=r"too few for a network of 1,000,000,003 blocks"):
+        AutoModel.from_pretrained(tmp_path)
+
+
 def test_a_source_is_said_shortly(published: HubServer) -> None:
     source = AutoModel.from_pretrained(REPO).source
     assert str(source) == f"{REPO}@{published.repositories[REPO].head.oid[:12]}"
