@@ -208,6 +208,7 @@ def _of_entry(table: Table, cell: Cell, entry: Entry, paths: Mapping[int, str]) 
                 why=value.why or entry.why_not_comparable,
                 files=tuple(paths[id(result)] for result in results),
                 measured=max(result.provenance.ended for result in results),
+                synthetic=any(result.provenance.synthetic for result in results),
             )
         )
     return found

@@ -34,6 +34,7 @@ class Measurement:
         why: the reason for the verdict, one line, may be empty.
         files: the result files in the repository, one per seed, such as ``"results/table1-scannet-seed0.json"``.
         measured: when the last of them ended, UTC.
+        synthetic: measured on synthetic rooms, so no benchmark result.
     """
 
     table: str
@@ -57,6 +58,7 @@ class Measurement:
     why: str
     files: tuple[str, ...]
     measured: datetime
+    synthetic: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class ModelFacts:
         weights_sha256: of `model.safetensors`.
         measurements: numbers measured with it; empty if none.
         notes: what a reader must know besides.
+        given_encoder: SHA-256 of the encoder that the training was given; nobody knows which data that has seen.
     """
 
     repo: str
@@ -107,3 +110,4 @@ class ModelFacts:
     weights_sha256: str
     measurements: tuple[Measurement, ...] = ()
     notes: tuple[str, ...] = ()
+    given_encoder: str | None = None

@@ -185,11 +185,17 @@ def _facts(opened: OpenedModel, repo: str, evidence: Evidence, weights: str) -> 
         weights_sha256=weights,
         measurements=evidence.measurements,
         notes=() if result is None else tuple(result.notes),
+        given_encoder=_given(origin.get("encoder")),
     )
 
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _given(key: Any) -> str | None:
+    """The SHA-256 in the key of an encoder that a job was given; None for one of its own reproduction, or none."""
+    return key.removeprefix("given:") if isinstance(key, str) and key.startswith("given:") else None
 
 
 def _number(value: Any) -> int | None:

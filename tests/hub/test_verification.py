@@ -211,7 +211,7 @@ def test_synthetic_rooms_are_no_benchmark(tmp_path: Path) -> None:
     assert "--demonstration" in raised.value.way_out and not (tmp_path / "model").exists()
     _, facts = pack_run(run.folder, tmp_path / "model", repo=REPO, demonstration=True)
     card = (tmp_path / "model" / "README.md").read_text()
-    assert facts.synthetic and "Made from synthetic rooms" in card and "no number on this page is a" in card
+    assert facts.synthetic and "Made from synthetic rooms" in card and "No number on this page is a" in card
     assert "model-index" not in card and not (tmp_path / "model" / ".eval_results").exists()
     assert verify(str(tmp_path / "model")).passed
     loaded = AutoModel.from_pretrained(tmp_path / "model")
