@@ -85,6 +85,7 @@ class ModelFacts:
         weights_sha256: of `model.safetensors`.
         measurements: numbers measured with it; empty if none.
         notes: what a reader must know besides.
+        curves: a picture of its losses is published with it.
         given_encoder: SHA-256 of the encoder that the training was given; nobody knows which data that has seen.
     """
 
@@ -111,3 +112,4 @@ class ModelFacts:
     measurements: tuple[Measurement, ...] = ()
     notes: tuple[str, ...] = ()
     given_encoder: str | None = None
+    curves: bool = False

@@ -186,6 +186,7 @@ def _facts(opened: OpenedModel, repo: str, evidence: Evidence, weights: str) -> 
         measurements=evidence.measurements,
         notes=() if result is None else tuple(result.notes),
         given_encoder=_given(origin.get("encoder")),
+        curves=evidence.curves is not None,
     )
 
 

@@ -195,19 +195,21 @@ def _is_of(result: PretrainResult | TableResult, weights: set[str], parameters: 
 
 def _check_numbers(folder: Path, results: dict[str, AnyResult]) -> Check:
     name = "published numbers"
-    evaluations = {
-        f"{EVALUATIONS}/{path.name}": path.read_text(encoding="utf-8")
-        for path in sorted((folder / EVALUATIONS).glob("*.yaml"))
-    }
-    if not (folder / CARD).is_file():
-        raise DataError(f"There is no {CARD}.", "Publish the model again.")
-    numbers = published_numbers((folder / CARD).read_text(encoding="utf-8"), evaluations)
+    files = sorted((folder / EVALUATIONS).glob("*.yaml"))
+    numbers = published_numbers(_text(folder / CARD), {f"{EVALUATIONS}/{path.name}": _text(path) for path in files})
     if not numbers:
         return Check(name, "absent", "none in the card")
     wrong = [text for number in numbers if (text := _mistake(number, results))]
     if wrong:
         return Check(name, "failed", "; ".join(wrong))
     return Check(name, "passed", f"{len(numbers)} numbers are those of the published results")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path.name} cannot be read as UTF-8 text: {error}.", "Publish the model again.") from error
 
 
 def _mistake(number: PublishedNumber, results: dict[str, AnyResult]) -> str:

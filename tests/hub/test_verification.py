@@ -153,6 +153,8 @@ def test_golden_features_of_another_encoder_are_found(model: Path, tmp_path: Pat
     [
         ("golden.json", "{}", "golden features"),
         ("README.md", "# no front matter", "published numbers"),
+        ("README.md", "wide", "published numbers"),
+        (".eval_results/x.yaml", "wide", "published numbers"),
         ("README.md", "---\nmodel-index: 7\n---\n", "published numbers"),
         ("README.md", "---\nmodel-index:\n- results:\n  - {}\n---\n", "published numbers"),
         ("config.json", "[]", "model"),
@@ -162,7 +164,7 @@ def test_golden_features_of_another_encoder_are_found(model: Path, tmp_path: Pat
     ],
 )
 def test_broken_files_are_failures_not_crashes(model: Path, name: str, content: str, check: str) -> None:
-    (model / name).write_text(content)
+    (model / name).write_text(content, encoding="utf-16" if content == "wide" else "utf-8")
     assert check in failed(model)
 
 
