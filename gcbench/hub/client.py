@@ -43,13 +43,22 @@ def check_repo(repo: str) -> str:
     return repo
 
 
-def call(what: str, action: Callable[[], _T], *, repo: str, wait: Wait = time.sleep, tell: Tell = lambda _: None) -> _T:
-    """Do something on the Hub; what may pass (429, 5xx, a cut connection) is tried again, up to `ATTEMPTS` times.
+def call(
+    what: str,
+    action: Callable[[], _T],
+    *,
+    repo: str,
+    attempts: int = ATTEMPTS,
+    wait: Wait = time.sleep,
+    tell: Tell = lambda _: None,
+) -> _T:
+    """Do something on the Hub; what may pass (429, 5xx, a cut connection) is tried again.
 
     Args:
         what: for messages: ``"downloading config.json"``.
         action: calls the client; it may be called several times.
         repo: whose it is.
+        attempts: how often at most.
         wait: sleeps; `tell`: hears about every retry.
 
     Raises:
@@ -58,13 +67,13 @@ def call(what: str, action: Callable[[], _T], *, repo: str, wait: Wait = time.sl
         UnreachableError: the Hub is not reached, or answered with errors until the end.
         RunError: it refused.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, attempts + 1):
         try:
             return action()
         except GcbenchError:  # noqa: PERF203 - trying again is what the loop is for
             raise
         except Exception as error:  # the client's errors, and those of its transport, share no other base
-            if attempt == ATTEMPTS or not _may_pass(error):
+            if attempt == attempts or not _may_pass(error):
                 _raise(what, repo, error, attempt)
             pause = _pause(error, attempt)
             tell(f"{_short(error)} while {what}; trying again in {pause:.0f} s")

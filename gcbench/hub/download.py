@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gcbench.errors import DataError, InputError
-from gcbench.hub.client import Tell, UnreachableError, call, check_repo
+from gcbench.hub.client import ATTEMPTS, Tell, UnreachableError, call, check_repo
 from gcbench.hub.layout import MANIFEST, NEEDED, changed_files, check_unchanged, read_manifest
 from gcbench.protocols.encoder_files import CONFIG, WEIGHTS
 
@@ -69,11 +69,12 @@ def fetch_model(
     """
     check_repo(repo)
     where = f"{repo}@{revision}" if revision else repo
-    if not place.offline and not (_is_commit(revision) and _cached(repo, revision, place, NEEDED)):
-        try:
-            check_listing(repo, list_files(repo, revision, place), where)
+    cached = _cached(repo, revision, place, NEEDED) is not None
+    if not place.offline and not (_is_commit(revision) and cached):
+        try:  # what is cached will do, so nobody waits for a Hub that is down
+            check_listing(repo, list_files(repo, revision, place, attempts=1 if cached else ATTEMPTS), where)
         except UnreachableError:
-            if not _cached(repo, revision, place, NEEDED):
+            if not cached:
                 raise
             place = Place(place.token, place.cache_dir, True, place.tell)
     config = _file(repo, CONFIG, revision, place)
@@ -114,7 +115,7 @@ def fetch_file(repo: str, name: str, revision: str | None, place: Place) -> Snap
     return Snapshot(repo, folder.name, folder)
 
 
-def list_files(repo: str, revision: str | None, place: Place) -> list[str]:
+def list_files(repo: str, revision: str | None, place: Place, *, attempts: int = ATTEMPTS) -> list[str]:
     """All files of a repository at a revision.
 
     Raises:
@@ -127,7 +128,7 @@ def list_files(repo: str, revision: str | None, place: Place) -> list[str]:
         info = HfApi(token=place.token).model_info(repo, revision=revision, timeout=20)
         return [sibling.rfilename for sibling in info.siblings or []]
 
-    return call(f"asking for {revision or 'its files'}", ask, repo=repo, tell=place.tell)
+    return call(f"asking for {revision or 'its files'}", ask, repo=repo, attempts=attempts, tell=place.tell)
 
 
 def check_listing(repo: str, names: Sequence[str], where: str) -> None:

@@ -102,7 +102,8 @@ class KeptModels:
 
 def save_model(file: Path, model: nn.Module, config: ModelConfig) -> None:
     """Write a trained model and what it is."""
-    save_weights(file, model.state_dict(), {"format": "pt", _CONFIG: config.model_dump_json()})
+    # one key alone: safetensors writes several in an order that changes, and the file would have another hash each time
+    save_weights(file, model.state_dict(), {_CONFIG: config.model_dump_json()})
 
 
 def _value(metrics: Mapping[str, float], name: str) -> float:

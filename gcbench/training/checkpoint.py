@@ -31,7 +31,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def weights_bytes(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """What `save_weights` writes; the same for the same tensors."""
+    """What `save_weights` writes; the same for the same tensors, as long as `metadata` has one key at most."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     content: bytes = save(tensors, metadata=dict(metadata))
     return content

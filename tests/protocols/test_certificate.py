@@ -118,7 +118,7 @@ def test_a_broken_folder(converted: Path, name: str, content: str | None) -> Non
     (converted / name).unlink()
     if content is not None:
         (converted / name).write_text(content)
-    with pytest.raises(DataError, match=str(converted)):
+    with pytest.raises((DataError, InputError), match=str(converted)):
         load_converted(converted)
 
 
