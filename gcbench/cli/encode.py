@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gcbench.cli.model_options import Device, NoNormals, Scene, check_file, chosen_device
+from gcbench.cli.model_options import Device, NoNormals, Scene, check_file, chosen_device, model_path
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -16,6 +16,8 @@ _EPILOG = """Examples:
   gcbench encode room.ply --model encoders/gaussiancross --out room.safetensors
 
   gcbench encode prepared/scannet:scene0000_00 --model runs/gaussiancross --out scene0000_00.safetensors
+
+  gcbench encode room.ply --model user/gaussiancross@v1.0 --out room.safetensors
 
 Conventions of the files: docs/encoding.md.
 """
@@ -27,7 +29,7 @@ def encode(
     model: Annotated[
         Path,
         typer.Option(
-            help="An encoder's folder: a pre-training run, or what `gcbench convert` wrote. Or a trained model.",
+            help="An encoder's folder, a run, a trained model, or user/name[@REVISION] on the Hugging Face Hub.",
             metavar="DIR",
         ),
     ],
@@ -51,10 +53,11 @@ def encode(
     check_file(out, scene)
     console = Console()
     points = read_scene(scene, normals=not no_normals)
+    found = model_path(model)
     with console.status(f"Encoding {len(points):,} points"):
         from gcbench.protocols.encode import encode_scene, load_any_encoder, write_features
 
-        loaded = load_any_encoder(model, grid_size)
+        loaded = load_any_encoder(found, grid_size)
         features, voxels = encode_scene(points, loaded, chosen_device(device))
         write_features(out, features, loaded, points.name, half=half)
     if not points.normal.any():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gcbench.errors import InputError
+from gcbench.errors import DataError, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,30 @@ def chosen_device(name: str | None) -> torch.device:
     if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
         raise InputError(f"There is no device '{name}' here.", "Use --device cpu.")
     return torch.device(name)
+
+
+def model_path(model: Path) -> Path:
+    """Where a model lies: a path as it is; of ``user/name`` or ``user/name@REVISION`` the download from the Hub.
+
+    Raises:
+        InputError: it is neither on this machine nor on the Hub.
+        DataError: the Hub cannot be reached, or files are not what was published.
+    """
+    if model.exists() or model.parent.is_dir() or len(model.parts) != 2:
+        return model
+    from rich.console import Console
+
+    from gcbench.hub.download import Place, fetch_model
+    from gcbench.protocols.encoder_files import WEIGHTS
+    from gcbench.protocols.model_folders import check_architecture, is_trained
+
+    name, _, revision = str(model).partition("@")
+    place = Place(tell=lambda text: Console(stderr=True).print(text, highlight=False))
+    try:
+        folder = fetch_model(name, revision or None, place, check_config=check_architecture).folder
+    except (InputError, DataError) as error:
+        raise type(error)(f"There is no '{model}' on this machine, and: {error.message}", error.way_out) from error
+    return folder / WEIGHTS if is_trained(folder) else folder
 
 
 def check_file(file: Path, scene: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gcbench.cli.model_options import Device, NoNormals, Scene, check_file, chosen_device
+from gcbench.cli.model_options import Device, NoNormals, Scene, check_file, chosen_device, model_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,7 @@ def predict(
     model: Annotated[
         Path,
         typer.Option(
-            help="A trained model: the folder of a run of `gcbench reproduce`, or a file in its folder models.",
+            help="A trained model: a run of `gcbench reproduce`, a file in its folder models, or user/name[@REVISION].",
             metavar="PATH",
         ),
     ],
@@ -55,7 +55,7 @@ def predict(
 
     check_file(out, scene)
     console = Console()
-    file = model_file(model)
+    file = model_file(model_path(model))
     config = read_config(file)
     label_set = load_label_set(config.label_set)
     points = read_scene(scene, normals=not no_normals)

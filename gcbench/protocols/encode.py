@@ -20,11 +20,11 @@ from gcbench.files import short_sha256, write_atomic
 from gcbench.models.pointgroup import PointGroup
 from gcbench.models.segmentation import Segmenter
 from gcbench.models.sparse_unet import SparseUNet
-from gcbench.protocols.encoder_files import DEFAULT_RECIPE, default_grid_size, open_encoder
-from gcbench.protocols.encoders import read_encoder
+from gcbench.protocols.encoder_files import DEFAULT_RECIPE, default_grid_size
 from gcbench.protocols.instance import InstanceInference
+from gcbench.protocols.model_folders import open_model_folder
 from gcbench.protocols.semantic_inference import nearest_voxel
-from gcbench.protocols.trained_models import ModelConfig, load_model, model_file
+from gcbench.protocols.trained_models import ModelConfig
 from gcbench.scoring.protocols import load_protocol
 from gcbench.structures import Float32Array, Scene
 
@@ -47,7 +47,7 @@ class LoadedEncoder:
 
 
 def load_any_encoder(model: Path, grid_size: float | None = None) -> LoadedEncoder:
-    """The encoder of a folder (`RUN/encoder` of a pre-training, or of `gcbench convert`), or of a trained model.
+    """The encoder of a model's folder (`model_folders`), of a run, or of a trained model's file.
 
     Args:
         model: the folder, a run's folder, or a trained model's file.
@@ -57,12 +57,8 @@ def load_any_encoder(model: Path, grid_size: float | None = None) -> LoadedEncod
         InputError: it is neither.
         DataError: its weights cannot be read.
     """
-    if model.is_file() or (model / "models").is_dir():
-        file = model_file(model)
-        trained, config = load_model(file)
-        return _loaded(trained.encoder, grid_size, config.grid_size, file)
-    folder = open_encoder(model)
-    return _loaded(read_encoder(folder), grid_size, folder.grid_size, folder.weights)
+    opened = open_model_folder(model)
+    return _loaded(opened.encoder, grid_size, opened.grid_size, opened.weights)
 
 
 def _loaded(encoder: SparseUNet, asked: float | None, said: float | None, weights: Path) -> LoadedEncoder:

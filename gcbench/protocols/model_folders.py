@@ -155,6 +155,11 @@ def check_architecture(config: Mapping[str, Any], where: str) -> None:
         )
 
 
+def is_trained(folder: Path) -> bool:
+    """Whether a model's folder holds a segmenter, which knows classes."""
+    return bool(read_model_config(folder)["model_type"] == SEGMENTATION)
+
+
 def save_model_folder(opened: OpenedModel, folder: Path) -> None:
     """Write `config.json` and `model.safetensors`; a trained model's file keeps its bytes.
 

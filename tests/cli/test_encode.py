@@ -140,7 +140,10 @@ def test_instances_are_predicted_too(folder: Path, tmp_path: Path, capsys: pytes
         (["predict", "room.npz", "--model", "nowhere", "--out", "x.ply"], "nowhere is no trained segmentation model"),
         (["predict", "room.npz", "--model", "room.npz", "--out", "x.ply"], "room.npz is no trained segmentation model"),
         (["predict", "encoder/model.safetensors", "--model", "instance/last.safetensors", "--out", "x.ply"], "no .ply"),
-        (["encode", "room.npz", "--model", "rooms", "--out", "x.safetensors"], "rooms is no exported encoder"),
+        (
+            ["encode", "room.npz", "--model", "rooms", "--out", "x.safetensors"],
+            "rooms has no config.json",
+        ),
         (["encode", "room.npz", "--model", "encoder", "--out", "./room.npz"], "is the scene itself"),
         (["encode", "room.npz", "--model", "encoder", "--out", "nowhere/x"], "There is no folder"),
         (["encode", "room.npz", "--model", "encoder", "--out", "rooms"], "'rooms' is a folder"),

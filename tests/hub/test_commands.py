@@ -7,10 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from gcbench import AutoModel
 from tests.hub.hub_server import HubServer
-from tests.hub.small_models import reproduction
+from tests.hub.small_models import reproduction, scene, write_encoder, write_segmenter
 
 
 def gcbench(*arguments: str | Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -68,6 +72,34 @@ def test_a_missing_run(hub_environment: dict[str, str], tmp_path: Path) -> None:
     assert refused.returncode == 2 and "is not the folder of a run" in refused.stderr
     unknown = gcbench("verify", "user/nothing", env=hub_environment)
     assert unknown.returncode == 2 and "no repository 'user/nothing'" in unknown.stderr
+
+
+def test_scenes_are_encoded_and_predicted_with_a_model_of_the_hub(
+    hub: HubServer, hub_environment: dict[str, str], tmp_path: Path
+) -> None:
+    coord, color, normal = scene()
+    np.savez(tmp_path / "room.npz", coord=coord, color=color, normal=normal)
+    models = {
+        "encoder": write_encoder(tmp_path / "e"),
+        "segmenter": write_segmenter(tmp_path / "s" / "last.safetensors"),
+    }
+    for name, path in models.items():
+        AutoModel.from_pretrained(path).push_to_hub(f"user/{name}", tag="v1")
+        out = tmp_path / f"{name}.safetensors"
+        done = gcbench("encode", tmp_path / "room.npz", "--model", f"user/{name}@v1", "--out", out, env=hub_environment)
+        assert done.returncode == 0, done.stderr
+        local = tmp_path / "local.safetensors"
+        assert (
+            gcbench("encode", tmp_path / "room.npz", "--model", path, "--out", local, env=hub_environment).returncode
+            == 0
+        )
+        assert torch.equal(load_file(out)["features"], load_file(local)["features"])
+    arguments = ("predict", tmp_path / "room.npz", "--out", tmp_path / "out.ply", "--model")
+    done = gcbench(*arguments, "user/segmenter", env=hub_environment)
+    assert done.returncode == 0 and (tmp_path / "out.ply").is_file(), done.stderr
+    refused = gcbench(*arguments, "user/nothing", env=hub_environment)
+    assert refused.returncode == 2
+    assert "There is no 'user/nothing' on this machine, and: The Hub has no" in " ".join(refused.stderr.split())
 
 
 @pytest.mark.parametrize("verb", ["publish", "verify"])
