@@ -152,11 +152,8 @@ def _check_results(folder: Path, results: dict[str, AnyResult]) -> Check:
         if result.kind in ("semantic", "instance"):
             stored_metrics(result)
             scored += 1
-    return Check(
-        "results",
-        "passed",
-        f"{len(files)} results; the scores of {scored}, computed again from their scenes, are equal",
-    )
+    count = f"{len(files)} result{'s' * (len(files) != 1)}"
+    return Check("results", "passed", f"{count}; the scores of {scored}, computed again from their scenes, are equal")
 
 
 def _check_origin(folder: Path, results: dict[str, AnyResult], encoder: nn.Module) -> Check:
